@@ -1,0 +1,204 @@
+"""Which models there are: the catalog that ships with the package, and the user's own beside it.
+
+A catalog is TOML data (`catalog.toml` is the example to follow). Its entries are pinned: every
+file has a sha256, so what arrives can be proven to be what was meant.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llava_ollama.errors import UnknownModel, UnknownQuant, UsageProblem
+from llava_ollama.package import ParameterValue, parameters
+
+LLAMA3_PARAMETERS: Mapping[str, ParameterValue] = {
+    "stop": ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+    "num_keep": 4,
+    "num_ctx": 4096,
+}
+"""The model card's parameters; they belong to the Llama-3-instruct template."""
+
+_SHIPPED = Path(__file__).with_name("catalog.toml")
+_MODEL_KEYS = {
+    *("title", "repo", "revision", "bundled", "template", "default-quant"),
+    *("parameters", "projector", "quants"),
+}
+_FILE_KEYS = {"file", "repo", "revision", "size", "sha256"}
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """A GGUF file and where it comes from: the Hub, this package, or a path of the user's."""
+
+    name: str
+    repo: str | None = None
+    revision: str = "main"
+    size: int | None = None
+    sha256: str | None = None
+    path: Path | None = None
+    """Set for a file that is on this machine already: bundled or named by the user."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model of the catalog with all its quants."""
+
+    name: str
+    title: str
+    template: str
+    default_quant: str
+    projector: WeightFile
+    quants: Mapping[str, WeightFile]
+    parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
+    """Added to, or put in place of, the parameters that come with the template."""
+
+    def model(self, quant: str | None) -> tuple[str, WeightFile]:
+        """Return the quant's name and its model file; None means the default quant.
+
+        Raises:
+            UnknownQuant: this model has no such quant.
+        """
+        chosen = quant or self.default_quant
+        if chosen not in self.quants:
+            raise UnknownQuant(
+                f"`{self.name}` has no quant `{chosen}`",
+                hint=suggestion(chosen, self.quants, "Its quants are"),
+            )
+        return chosen, self.quants[chosen]
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """All known models by name."""
+
+    entries: Mapping[str, Entry]
+
+    def entry(self, name: str) -> Entry:
+        """Return the entry `name`.
+
+        Raises:
+            UnknownModel: there is none; the hint names the nearest.
+        """
+        if name not in self.entries:
+            raise UnknownModel(
+                f"no model `{name}` in the catalog",
+                hint=suggestion(name, self.entries, "Known models are"),
+            )
+        return self.entries[name]
+
+
+def suggestion(wrong: str, known: Iterable[str], otherwise: str) -> str:
+    """Return "Did you mean …?", or all that is known where nothing is near."""
+    names = sorted(known)
+    near = difflib.get_close_matches(wrong, names, n=1)
+    if near:
+        return f"Did you mean `{near[0]}`?"
+    return f"{otherwise} {', '.join(f'`{name}`' for name in names)}"
+
+
+def load(own: Path | None = None) -> Catalog:
+    """Return the shipped catalog; entries of the user's file `own` are added or replace it.
+
+    Raises:
+        UsageProblem: the user's catalog cannot be read or has a mistake, which is named.
+    """
+    entries = _parse(_SHIPPED, _SHIPPED.read_bytes())
+    if own is not None:
+        try:
+            text = own.read_bytes()
+        except OSError as exc:
+            raise UsageProblem(
+                f"the catalog `{own}` cannot be read: {exc.strerror}",
+                hint="Check the path in `LLAVA_OLLAMA_CATALOG`",
+            ) from exc
+        entries |= _parse(own, text)
+    return Catalog(entries)
+
+
+def _parse(path: Path, text: bytes) -> dict[str, Entry]:
+    try:
+        data = tomllib.loads(text.decode())
+        models = _table(data.get("models", {}), "models")
+        return {name: _entry(name, _table(models[name], name), path.parent) for name in models}
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, UsageProblem) as exc:
+        raise UsageProblem(
+            f"the catalog `{path}` has a mistake: {exc}",
+            hint="Compare it with the example in the README under `Your own models`",
+        ) from exc
+
+
+class _Mistake(UsageProblem):
+    """A catalog entry that is not of the right form; the message names the key."""
+
+
+def _entry(name: str, data: Mapping[str, Any], folder: Path) -> Entry:
+    _known(data, _MODEL_KEYS, name)
+    quants = {
+        quant: _weight_file(_table(value, f"{name}.quants.{quant}"), data, folder)
+        for quant, value in _table(data.get("quants", {}), f"{name}.quants").items()
+    }
+    if not quants:
+        raise _Mistake(f"`{name}` has no `quants`")
+    default = _text(data, "default-quant", name, next(iter(quants)))
+    if default not in quants:
+        raise _Mistake(f"`{name}.default-quant` names `{default}`, which is not among its quants")
+    return Entry(
+        name=name,
+        title=_text(data, "title", name, ""),
+        template=_text(data, "template", name, "llama3-instruct"),
+        default_quant=default,
+        projector=_weight_file(_table(data.get("projector"), f"{name}.projector"), data, folder),
+        quants=quants,
+        parameters=parameters(_table(data.get("parameters", {}), f"{name}.parameters")),
+    )
+
+
+def _weight_file(data: Mapping[str, Any], model: Mapping[str, Any], folder: Path) -> WeightFile:
+    _known(data, _FILE_KEYS, "file")
+    name = _text(data, "file", "file")
+    repo = data.get("repo", model.get("repo"))
+    size = data.get("size")
+    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 0):
+        raise _Mistake(f"`size` of `{name}` must be a number of bytes")
+    sha256 = _text(data, "sha256", name, "") or None
+    if sha256 is not None and (len(sha256) != 64 or set(sha256) - set("0123456789abcdef")):  # noqa: PLR2004 - hex digits
+        raise _Mistake(f"`sha256` of `{name}` must be 64 lower-case hexadecimal digits")
+    path = None
+    if model.get("bundled"):
+        path = Path(__file__).parent / "tiny" / name
+    elif repo is None:
+        path = folder / name
+    return WeightFile(
+        name=name,
+        repo=None if path else str(repo),
+        revision=str(data.get("revision", model.get("revision", "main"))),
+        size=size,
+        sha256=sha256,
+        path=path,
+    )
+
+
+def _table(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise _Mistake(f"`{where}` must be a table")
+    return value
+
+
+def _text(data: Mapping[str, Any], key: str, where: str, default: str | None = None) -> str:
+    value = data.get(key, default)
+    if not isinstance(value, str):
+        raise _Mistake(f"`{key}` of `{where}` must be a string")
+    return value
+
+
+def _known(data: Mapping[str, Any], keys: set[str], where: str) -> None:
+    for key in data:
+        if key not in keys:
+            raise _Mistake(
+                f"`{where}` has an unknown key `{key}`. {suggestion(key, keys, 'Known:')}"
+            )

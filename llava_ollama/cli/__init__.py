@@ -1,0 +1,48 @@
+"""The command line: parsing, one call into the library, one result to the output.
+
+Only here is Click known, does anything print, and does the program exit. Commands are loaded when
+they are called, so that `--help` costs no more than Click.
+"""
+
+from __future__ import annotations
+
+import click
+
+from llava_ollama import __version__
+from llava_ollama.cli.frame import LazyGroup, global_options
+
+COMMANDS = {
+    "install": "install:install",
+    "ask": "ask:ask",
+    "run": "ask:run",
+    "list": "inventory:list_models",
+    "show": "inventory:show",
+    "remove": "inventory:remove",
+    "download": "install:download",
+    "render": "files:render",
+    "mend": "files:mend",
+    "doctor": "doctor:doctor",
+    "demo": "demo:demo",
+    "completion": "completion:completion",
+}
+"""Command → `module:function` in this package."""
+
+
+EXAMPLES = """\b
+Examples:
+  llava-ollama install --quant int4                the 8B model, 5.5 GB
+  llava-ollama ask photo.jpg "What is in it?"
+  llava-ollama demo                                a tiny model, in a second
+"""
+
+
+@click.group(
+    cls=LazyGroup,
+    commands_at=COMMANDS,
+    epilog=EXAMPLES,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(__version__, prog_name="llava-ollama")
+@global_options
+def main() -> None:
+    """Install LLaVA-Llama-3 vision models into Ollama, and ask them about pictures."""

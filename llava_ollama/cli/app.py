@@ -1,0 +1,126 @@
+"""What the commands share: the global options, and the library's objects made from them."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llava_ollama.cli.output import Output
+from llava_ollama.errors import UsageProblem
+
+if TYPE_CHECKING:
+    from llava_ollama.catalog import Catalog
+    from llava_ollama.cli.bars import ClosableReporter
+    from llava_ollama.client import Llava
+    from llava_ollama.daemon import Daemon
+    from llava_ollama.install import Installer
+    from llava_ollama.records import Records
+    from llava_ollama.settings import Settings
+    from llava_ollama.weights import Weights
+
+
+@dataclass
+class App:
+    """The global options, and what is made of them when it is first needed."""
+
+    host: str | None = None
+    json: bool = False
+    verbose: bool = False
+    quiet: bool = False
+    no_color: bool = False
+    _open: ExitStack = field(default_factory=ExitStack, repr=False)
+
+    @cached_property
+    def out(self) -> Output:
+        """Where results and remarks go."""
+        colour = not (self.no_color or os.environ.get("NO_COLOR"))
+        return Output(json=self.json, quiet=self.quiet, verbose=self.verbose, colour=colour)
+
+    @cached_property
+    def settings(self) -> Settings:
+        """Flags, environment and defaults."""
+        from llava_ollama.settings import Settings
+
+        return Settings.read(host=self.host)
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """The shipped catalog with the user's own."""
+        from llava_ollama import catalog
+
+        return catalog.load(self.settings.catalog)
+
+    @cached_property
+    def daemon(self) -> Daemon:
+        """The daemon that the user means."""
+        from llava_ollama.daemon import Daemon
+
+        daemon = Daemon(self.settings.host, timeout=self.settings.timeout)
+        self._open.callback(daemon.close)
+        return daemon
+
+    @cached_property
+    def records(self) -> Records:
+        """What earlier runs wrote down."""
+        from llava_ollama.records import Records
+
+        return Records(self.settings.state)
+
+    @cached_property
+    def reporter(self) -> ClosableReporter:
+        """Progress bars on a terminal, notes everywhere, nothing with `--quiet`."""
+        reporter = self.out.reporter()
+        self._open.callback(reporter.close)
+        return reporter
+
+    def weights(self, folders: tuple[Path, ...] = ()) -> Weights:
+        """Return the weight files' room; files are looked for in `folders` first."""
+        from llava_ollama.weights import Weights
+
+        return Weights(
+            folders=folders, downloads=self.settings.cache / "downloads", reporter=self.reporter
+        )
+
+    def installer(self, folders: tuple[Path, ...] = ()) -> Installer:
+        """Return an installer for the daemon, after settling what a kill has left there."""
+        from llava_ollama import swap
+        from llava_ollama.install import Installer
+
+        for name in swap.recover(self.daemon, self.records):
+            self.reporter.note(f"an install of `{name}` had been killed; its traces are removed")
+        return Installer(self.daemon, self.weights(folders), self.records, reporter=self.reporter)
+
+    def llava(self, name: str) -> Llava:
+        """Return a client of the installed model `name`."""
+        from llava_ollama.client import Llava
+
+        llava = Llava(name, host=self.settings.host, timeout=self.settings.timeout)
+        self._open.callback(llava.close)
+        return llava
+
+    def asked(
+        self, name: str | None, *, embedded: str | None = None, server: str | None = None
+    ) -> Llava:
+        """Return a client of what the options name, by default the one installed model of ours."""
+        from llava_ollama import inventory
+        from llava_ollama.client import Llava
+
+        if sum(map(bool, (name, embedded, server))) > 1:
+            raise UsageProblem(
+                "`--model`, `--embedded` and `--server` exclude each other",
+                hint="Give one of them",
+            )
+        if embedded:
+            entry, _, quant = embedded.partition(":")
+            return Llava.embedded(entry, quant=quant or None)
+        if server:
+            return Llava.server(server, timeout=self.settings.timeout)
+        return self.llava(name or inventory.the_only_one(self.daemon, self.catalog, self.records))
+
+    def close(self) -> None:
+        """Close what was opened."""
+        self._open.close()

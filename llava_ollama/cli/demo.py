@@ -1,0 +1,89 @@
+"""`demo`: the whole way on drawn pictures, through Ollama where one runs, else in this process."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from llava_ollama.cli.app import App
+from llava_ollama.cli.frame import global_options
+from llava_ollama.errors import CheckFailed, DaemonUnreachable
+
+if TYPE_CHECKING:
+    from llava_ollama.client import Llava
+
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+@click.command(epilog="JSON: {engine, pictures: [{picture, answer, right}]}.")
+@click.option(
+    "--folder",
+    type=_FOLDER,
+    default=Path("demo-pictures"),
+    show_default=True,
+    help="Where the pictures are drawn.",
+)
+@global_options
+@click.pass_obj
+def demo(app: App, folder: Path) -> None:
+    """Draw some pictures and have them described.
+
+    With a daemon, the bundled tiny model is installed under a name of its own and removed again;
+    without one, llama.cpp runs it in this process.
+    """
+    from llava_ollama.tiny import demo as library
+
+    described = []
+    with _tiny(app) as (llava, engine):
+        app.out.note(f"tiny-llava through {engine}:")
+        for item in library.describe(llava, folder):
+            described.append(item)
+            if not app.json:
+                mark = "right" if item.right else "WRONG"
+                app.out.result(None, f"{item.picture}: {item.answer}  [{mark}]")
+    if app.json:
+        app.out.result({"engine": engine, "pictures": described})
+    wrong = [item for item in described if not item.right]
+    if wrong:
+        raise CheckFailed(
+            f"{len(wrong)} of {len(described)} pictures were described wrong",
+            hint="`llava-ollama doctor` looks for the cause",
+        )
+
+
+@contextmanager
+def _tiny(app: App) -> Iterator[tuple[Llava, str]]:
+    """Yield a client of the tiny model and the name of what runs it."""
+    from llava_ollama.client import Llava
+
+    try:
+        version = app.daemon.version()
+    except DaemonUnreachable as exc:
+        app.out.detail(exc.message)
+        with Llava.embedded("tiny-llava") as llava:
+            yield llava, "llama.cpp in this process"
+        return
+    with _installed(app) as name:
+        yield app.llava(name), f"Ollama {version} at {app.settings.host}"
+
+
+@contextmanager
+def _installed(app: App) -> Iterator[str]:
+    """Install the tiny model under a name of its own for as long as the demo lasts."""
+    from llava_ollama import install, swap
+    from llava_ollama.daemon import full_name
+
+    name = f"llava-ollama-demo-{secrets.token_hex(4)}"
+    installer = app.installer()
+    wanted = install.from_catalog(app.catalog, "tiny-llava", None, to=name)
+    try:
+        installer.apply(installer.plan(wanted))
+        yield name
+    finally:
+        swap.remove(app.daemon, name)
+        app.records.drop("installed", app.settings.host, full_name(name))

@@ -1,0 +1,31 @@
+"""`doctor`: what is wrong, and what to do about it."""
+
+from __future__ import annotations
+
+import click
+
+from llava_ollama.cli.app import App
+from llava_ollama.cli.frame import global_options
+
+SOME_FAILED = 4
+UNREACHABLE = 3
+
+
+@click.command(epilog="JSON: {findings: [{check, status, detail, fix}]}.")
+@global_options
+@click.pass_context
+def doctor(ctx: click.Context) -> None:
+    """Look for what is wrong with this machine.
+
+    Exit code 4 when something is, 3 when the daemon does not answer.
+    """
+    from llava_ollama.doctor import Doctor
+
+    app = ctx.ensure_object(App)
+    findings = list(Doctor(app.daemon, app.settings, app.catalog, app.records).examine())
+    app.out.result({"findings": findings}, app.out.findings(findings))
+    errors = {finding.check for finding in findings if finding.status == "error"}
+    if "daemon" in errors:
+        ctx.exit(UNREACHABLE)
+    if errors:
+        ctx.exit(SOME_FAILED)

@@ -1,0 +1,73 @@
+"""`render` and `mend`: commands that only make files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from llava_ollama.cli.app import App
+from llava_ollama.cli.complete import models, quants
+from llava_ollama.cli.frame import global_options
+from llava_ollama.errors import UsageProblem
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command(epilog="JSON: {modelfile, path}.")
+@click.argument("model", required=False, shell_complete=models)
+@click.option("--quant", shell_complete=quants, help="Which quant, such as int4 or f16.")
+@click.option("-o", "--output", type=_PATH, help="Write it to this file.")
+@click.option("--force", is_flag=True, help="Overwrite the file.")
+@global_options
+@click.pass_obj
+def render(
+    app: App, model: str | None, quant: str | None, output: Path | None, *, force: bool
+) -> None:
+    """Print a model's Modelfile.
+
+    It works with `ollama create -f` beside the model's two files.
+    """
+    from llava_ollama import install, modelfile
+
+    wanted = install.from_catalog(app.catalog, model or "llava-llama3", quant)
+    text = modelfile.render(wanted.words())
+    if output is None:
+        app.out.result({"modelfile": text, "path": None}, text.rstrip("\n"))
+        return
+    _write(output, text, force=force)
+    app.out.result({"modelfile": text, "path": output}, f"wrote {output}")
+
+
+@click.command(epilog="JSON: {path, changes, sha256}.")
+@click.argument("file", type=_PATH)
+@click.option("-o", "--output", type=_PATH, required=True, help="Where the mended copy goes.")
+@click.option("--force", is_flag=True, help="Overwrite the file.")
+@global_options
+@click.pass_obj
+def mend(app: App, file: Path, output: Path, *, force: bool) -> None:
+    """Complete a GGUF file's metadata; its tensors stay as they are.
+
+    A projector gets the type that today's llama.cpp asks for; a Llama-3 model its pre-tokenizer,
+    end token and chat template.
+    """
+    from llava_ollama.gguf.mend import mend as mend_file
+
+    mended = mend_file(file, output, overwrite=force)
+    lines = [f"{change}" for change in mended.changes] or ["nothing to mend: no file was written"]
+    app.out.result(mended, "\n".join([*lines, *([f"wrote {output}"] if mended.changes else [])]))
+
+
+def _write(path: Path, text: str, *, force: bool) -> None:
+    """Write a new file; an existing one only with `force`."""
+    try:
+        with path.open("w" if force else "x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as exc:
+        raise UsageProblem(
+            f"`{path}` is there already", hint="Overwrite it with `--force`"
+        ) from exc
+    except OSError as exc:
+        raise UsageProblem(
+            f"`{path}` cannot be written: {exc.strerror}", hint="Choose another file with `-o`"
+        ) from exc

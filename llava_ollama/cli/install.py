@@ -1,0 +1,228 @@
+"""`install` and `download`: files from a catalog, from the Hub or from disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llava_ollama.cli.app import App
+from llava_ollama.cli.complete import models, quants
+from llava_ollama.cli.frame import global_options
+from llava_ollama.cli.output import Output, size
+from llava_ollama.errors import UsageProblem
+
+if TYPE_CHECKING:
+    from llava_ollama.install import InstallPlan, InstallResult, Wanted
+
+DEFAULT_MODEL = "llava-llama3"
+_PATH = click.Path(path_type=Path)
+_FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
+
+
+def _sources(command: Any) -> Any:
+    """Add the options that say which files are meant."""
+    for decorate in (
+        click.option("--revision", metavar="REV", help="Revision of `--repo` (default: main)."),
+        click.option("--repo", metavar="OWNER/NAME", help="Hub repository of the two files."),
+        click.option("--mmproj-file", metavar="FILE", help="A projector of your own (GGUF)."),
+        click.option("--model-file", metavar="FILE", help="A model of your own (GGUF)."),
+        click.option(
+            "--dir", "folder", type=_FOLDER, help="Look for the files in this folder first."
+        ),
+        click.option("--quant", shell_complete=quants, help="Which quant, such as int4 or f16."),
+        click.argument("model", required=False, shell_complete=models),
+    ):
+        command = decorate(command)
+    return command
+
+
+@click.command(
+    epilog="JSON: {name, changed, package_digest, parts, seconds, check}; with "
+    "--dry-run {wanted, host, existing, parts, modelfile, found}."
+)
+@_sources
+@click.option("--name", help="Name in Ollama (default: MODEL-QUANT).")
+@click.option("--template", type=_PATH, help="Chat template (a Go template file).")
+@click.option("--system", default="", help="System prompt that the model carries.")
+@click.option(
+    "--parameter",
+    "given",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A parameter such as num_ctx=8192; may be repeated.",
+)
+@click.option("--force", is_flag=True, help="Replace another model of the same name.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done; change nothing.")
+@click.option("--check", is_flag=True, help="Ask the model about a picture afterwards.")
+@click.option("--keep-files", is_flag=True, help="Keep what was downloaded only to be sent.")
+@global_options
+@click.pass_obj
+def install(
+    app: App,
+    /,
+    model: str | None,
+    quant: str | None,
+    folder: Path | None,
+    *,
+    name: str | None,
+    given: tuple[str, ...],
+    system: str,
+    template: Path | None,
+    force: bool,
+    dry_run: bool,
+    check: bool,
+    keep_files: bool,
+    **files: str | None,
+) -> None:
+    """Bring a model into Ollama.
+
+    MODEL is a name of the catalog (`llava-ollama list`); without it, it is llava-llama3.
+    """
+    wanted = _wanted(app, model, quant, name, files, template)
+    wanted = _with_words(wanted, system, given)
+    installer = app.installer(_folders(folder))
+    plan = installer.plan(wanted)
+    if dry_run:
+        app.out.result(plan, _plan_text(app.out, plan))
+        return
+    result = installer.apply(plan, force=force, keep_files=keep_files)
+    seen = _check(app, result.name) if check else None
+    app.out.result({**vars(result), "check": seen}, "\n".join(_result_text(result, plan, seen)))
+
+
+@click.command(epilog="JSON: {files: [{path, sha256, size, origin}]}.")
+@_sources
+@global_options
+@click.pass_obj
+def download(
+    app: App,
+    /,
+    model: str | None,
+    quant: str | None,
+    folder: Path | None,
+    **files: str | None,
+) -> None:
+    """Fetch a model's files without installing it.
+
+    What is here already is checked and used where it is.
+    """
+    wanted = _wanted(app, model, quant, None, files, None)
+    weights = app.weights(_folders(folder))
+    found = []
+    for file in (wanted.model, wanted.projector):
+        app.records.drop("transient", file.repo or "", file.revision, file.name)
+        found.append(weights.fetch(file))
+    lines = [f"{local.path}  {size(local.size)}  sha256:{local.sha256}" for local in found]
+    app.out.result({"files": found}, "\n".join(lines))
+
+
+def _wanted(
+    app: App,
+    model: str | None,
+    quant: str | None,
+    name: str | None,
+    files: dict[str, str | None],
+    template: Path | None,
+) -> Wanted:
+    """Return what the options name: a model of the catalog, or two files."""
+    import dataclasses
+
+    from llava_ollama import install as library
+
+    text = library.read_template(template) if template else None
+    if files["model_file"] is None and files["mmproj_file"] is None:
+        if files["repo"] or files["revision"]:
+            raise UsageProblem(
+                "`--repo` names a repository, not its files",
+                hint="Add `--model-file` and `--mmproj-file` with their names there",
+            )
+        wanted = library.from_catalog(app.catalog, model or DEFAULT_MODEL, quant, to=name)
+        return dataclasses.replace(wanted, template=text) if text else wanted
+    if model or quant:
+        raise UsageProblem(
+            "MODEL and `--quant` name catalog files, `--model-file` and `--mmproj-file` your own",
+            hint="Give either the one or the other, and your own files a `--name`",
+        )
+    wanted = library.from_files(
+        files["model_file"],
+        files["mmproj_file"],
+        name=name,
+        repo=files["repo"],
+        revision=files["revision"],
+    )
+    return dataclasses.replace(wanted, template=text) if text else wanted
+
+
+def _with_words(wanted: Wanted, system: str, given: tuple[str, ...]) -> Wanted:
+    import dataclasses
+
+    from llava_ollama.package import parameters
+
+    pairs: dict[str, Any] = {}
+    for item in given:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise UsageProblem(f"`{item}` is not KEY=VALUE", hint="For instance num_ctx=8192")
+        pairs.setdefault(key, []).append(value)
+    values = parameters({k: v if k == "stop" else v[-1] for k, v in pairs.items()})
+    return dataclasses.replace(wanted, system=system, parameters={**wanted.parameters, **values})
+
+
+def _folders(folder: Path | None) -> tuple[Path, ...]:
+    """Return where to look first: `--dir`, then here, where the card's `wget` leaves its files."""
+    return (*((folder,) if folder else ()), Path())
+
+
+def _check(app: App, name: str) -> dict[str, str]:
+    """Show the model a picture; return what was drawn and what it said.
+
+    Raises:
+        CheckFailed: the answer does not name the colour and the shape.
+    """
+    from llava_ollama.tiny.check import check
+
+    llava = app.llava(name)
+    drawn, said = check(llava)
+    return {"drawn": drawn, "said": said}
+
+
+def _plan_text(out: Output, plan: InstallPlan) -> str:
+    rows = [
+        [part.role, part.file.name, size(part.size), part.origin,
+         size(part.to_download) if part.to_download != 0 else "-",
+         size(part.to_send) if part.to_send != 0 else "-"]
+        for part in plan.parts
+    ]  # fmt: skip
+    table = out.table(["", "FILE", "SIZE", "FROM", "DOWNLOAD", "SEND"], rows)
+    state = {
+        "absent": "is free",
+        "equal": "has exactly this already: nothing to do",
+        "different": "has another model; `--force` would replace it",
+        "broken": "has a damaged model, which would be replaced",
+    }[plan.existing]
+    head = f"{plan.wanted.name} at {plan.host}: the name {state}"
+    return f"{head}\n\n{table}\n\n{plan.modelfile.rstrip()}"
+
+
+def _result_text(
+    result: InstallResult, plan: InstallPlan, seen: dict[str, str] | None
+) -> list[str]:
+    if not result.changed:
+        lines = [f"{result.name} is installed already, with exactly these bytes"]
+    else:
+        sent = sum(part.bytes_sent for part in result.parts)
+        lines = [f"Installed {result.name} in {result.seconds:.1f} s, {size(sent)} sent"]
+    for part in result.parts:
+        kept = (
+            ""
+            if part.stored_digest == part.source_digest
+            else (f", kept by the daemon as sha256:{part.stored_digest}")
+        )
+        lines.append(f"  {part.role:<9}  sha256:{part.source_digest}{kept}")
+    if seen:
+        lines.append(f"Checked: drew {seen['drawn']}, it said: {seen['said']}")
+    if result.changed:
+        lines.append(f'Try it: ollama run {plan.wanted.name} "./picture.png Describe this image"')
+    return lines

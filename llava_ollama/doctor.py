@@ -1,0 +1,147 @@
+"""What is wrong with this machine, or with what is installed on it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from llava_ollama import inventory, modelfile, swap
+from llava_ollama.catalog import Catalog
+from llava_ollama.daemon import Daemon
+from llava_ollama.errors import LlavaOllamaError, ModelBroken, ModelNotInstalled
+from llava_ollama.findings import Finding
+from llava_ollama.records import Records
+from llava_ollama.settings import Settings, is_loopback
+
+_FEW_BYTES = 6_000_000_000
+"""About what the int4 pair of the 8B model takes."""
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Examines one daemon and this machine; changes nothing."""
+
+    daemon: Daemon
+    settings: Settings
+    catalog: Catalog
+    records: Records
+
+    def examine(self) -> Iterator[Finding]:
+        """Yield findings; what the daemon would have to tell is left out when it is not there."""
+        yield from self._machine()
+        try:
+            version = self.daemon.version()
+        except LlavaOllamaError as exc:
+            yield Finding("daemon", "error", exc.message, exc.hint or "")
+            return
+        said = "built from source" if version == "0.0.0" else version
+        yield Finding("daemon", "ok", f"Ollama {said} answers at {self.daemon.host}")
+        yield from self._behaviour(version)
+        yield from self._models()
+        yield from self._leftovers()
+
+    def _machine(self) -> Iterator[Finding]:
+        yield self._space("download folder", self.settings.cache)
+        if find_spec("xllamacpp") is None:
+            fix = "pip install 'llava-ollama[embedded]'"
+            detail = "the extra `embedded` is not installed, so models run only in a daemon"
+            yield Finding("llama.cpp", "ok", detail, fix)
+        else:
+            yield Finding("llama.cpp", "ok", "models can run in this process as well")
+        partial = sorted((self.settings.cache / "downloads").rglob("*.partial"))
+        if partial:
+            count = sum(path.stat().st_size for path in partial)
+            yield Finding(
+                "downloads",
+                "warning",
+                f"{len(partial)} interrupted download(s) hold {count} bytes in {partial[0].parent}",
+                "Run the same `install` or `download` again to finish, or delete the files",
+            )
+
+    def _behaviour(self, version: str) -> Iterator[Finding]:
+        """Say which of Ollama's behaviours this daemon has, as far as it has shown it."""
+        if any(r.get("host") == self.daemon.host for r in self.records.all("rewritten")) or (
+            _rewrites(version)
+        ):
+            yield Finding(
+                "bytes",
+                "warning",
+                "this daemon rewrites models at `create`: their digests are not the published ones",
+                "Update Ollama to 0.34.1 or later and install again",
+            )
+
+    def _models(self) -> Iterator[Finding]:
+        found = inventory.installed(self.daemon, self.catalog, self.records)
+        ours = [model for model in found if model.ours]
+        if not ours:
+            fix = "llava-ollama install"
+            yield Finding("models", "warning", "no model of ours is installed", fix)
+        for model in ours:
+            name = model.name.removesuffix(":latest")
+            if model.damaged:
+                fix = f"llava-ollama install … --name {name} --force"
+                yield Finding("models", "error", f"`{name}` cannot be read by the daemon", fix)
+            elif not model.vision:
+                fix = f"llava-ollama remove {name}, then install it again"
+                yield Finding("models", "error", f"`{name}` does not see pictures", fix)
+            else:
+                yield self._template(name)
+        folder = self._models_folder([model.name for model in found if not model.damaged])
+        if folder is not None:
+            yield Finding("models folder", "ok", str(folder))
+            if is_loopback(self.daemon.host) and folder.is_dir():
+                yield self._space("models folder", folder)
+
+    def _template(self, name: str) -> Finding:
+        shown = self.daemon.show(name)
+        if shown.template == modelfile.chat_template() or not inventory.catalog_name(
+            shown, self.catalog, self.records, self.daemon.host
+        ):
+            return Finding("models", "ok", f"`{name}` sees pictures and has its chat template")
+        fix = f"llava-ollama install … --name {name} --force"
+        return Finding("models", "warning", f"`{name}` has another chat template than ours", fix)
+
+    def _models_folder(self, names: list[str]) -> Path | None:
+        """Return the daemon's models folder, which `show` tells of any installed model."""
+        for name in names:
+            try:
+                return self.daemon.models_folder(name)
+            except (ModelNotInstalled, ModelBroken):
+                continue
+        return None
+
+    def _leftovers(self) -> Iterator[Finding]:
+        pending = [r for r in self.records.all("pending") if r.get("host") == self.daemon.host]
+        for record in pending:
+            yield Finding(
+                "leftovers",
+                "warning",
+                f"an install of `{record.get('name')}` was interrupted, or is under way",
+                "Run any `llava-ollama install` or `remove`: it clears what was left",
+            )
+        known = {name for r in pending for name in (r.get("temporary"), r.get("backup"))}
+        for model in self.daemon.models():
+            bare = model.name.removesuffix(":latest")
+            if bare.startswith((f"{swap.PREFIX}new-", f"{swap.PREFIX}old-")) and bare not in known:
+                fix = f"If no install is running elsewhere: llava-ollama remove --force {bare}"
+                yield Finding("leftovers", "warning", f"`{bare}` is a temporary name", fix)
+
+    def _space(self, what: str, folder: Path) -> Finding:
+        place = next((p for p in (folder, *folder.parents) if p.exists()), Path("/"))
+        free = shutil.disk_usage(place).free
+        if free < _FEW_BYTES:
+            detail = f"{folder}: only {free / 1e9:.1f} GB free"
+            return Finding(f"{what}'s disk", "warning", detail, "Free some space")
+        return Finding(f"{what}'s disk", "ok", f"{folder}: {free / 1e9:.1f} GB free")
+
+
+def _rewrites(version: str) -> bool:
+    """Whether the daemon calls itself one of the rewriting releases, 0.30.0 to 0.34.0."""
+    parts = version.partition("-")[0].split(".")
+    if len(parts) != 3 or not all(part.isdigit() for part in parts):  # noqa: PLR2004 - a.b.c
+        return False
+    major, minor, patch = map(int, parts)
+    return (0, 30, 0) <= (major, minor, patch) <= (0, 34, 0)

@@ -1,0 +1,68 @@
+"""What must survive a kill: small JSON files in the state folder, each written whole or not at all.
+
+- `pending`: the names that an install makes on a daemon, written down before they are made
+- `installed`: which names on which daemon are ours
+- `rewritten`: source sha256 → the sha256 that a rewriting daemon (0.30 to 0.34.0) made of it
+- `transient`: files that an install downloads only to send them on
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Literal
+
+Kind = Literal["pending", "installed", "rewritten", "transient"]
+
+
+class Records:
+    """The records below one state folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def get(self, kind: Kind, *key: str) -> dict[str, str] | None:
+        """Return the record, or None where there is none; a damaged one counts as none."""
+        return _read(self._path(kind, key))
+
+    def all(self, kind: Kind) -> Iterator[dict[str, str]]:
+        """Yield every record of a kind."""
+        for path in sorted((self._folder / kind).glob("*.json")):
+            if (record := _read(path)) is not None:
+                yield record
+
+    def put(self, kind: Kind, *key: str, record: Mapping[str, str]) -> None:
+        """Write a record and wait until the disk has it."""
+        path = self._path(kind, key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_suffix(f".{os.getpid()}.tmp")
+        with fresh.open("w", encoding="utf-8") as file:
+            json.dump(dict(record), file)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+
+    def drop(self, kind: Kind, *key: str) -> None:
+        """Remove a record, if it is there."""
+        self._path(kind, key).unlink(missing_ok=True)
+
+    def lock_file(self, kind: Kind, *key: str) -> Path:
+        """Return the path of the lock that belongs to a record."""
+        return self._path(kind, key).with_suffix(".lock")
+
+    def _path(self, kind: Kind, key: tuple[str, ...]) -> Path:
+        name = hashlib.sha256("\0".join(key).encode()).hexdigest()[:24]
+        return self._folder / kind / f"{name}.json"
+
+
+def _read(path: Path) -> dict[str, str] | None:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(value, dict):
+        return None
+    return {str(key): str(item) for key, item in value.items()}

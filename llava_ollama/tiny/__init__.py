@@ -1,0 +1,1 @@
+"""The tiny LLaVA that ships with the package, and the pictures that it knows."""

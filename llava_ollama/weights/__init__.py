@@ -1,0 +1,11 @@
+"""Weights: a file of the catalog becomes a verified file on this machine.
+
+`local` looks for it where it may be already, `download` brings it, `hub` is the Hub as
+huggingface_hub sees it, `hub_errors` the door for what goes wrong there.
+"""
+
+from __future__ import annotations
+
+from llava_ollama.weights.local import LocalFile, Origin, Weights, Whereabouts
+
+__all__ = ["LocalFile", "Origin", "Weights", "Whereabouts"]

@@ -1,0 +1,213 @@
+"""Where a weight file is: at hand already, or still on the Hub; and getting it, verified."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Literal
+
+from llava_ollama import resources
+from llava_ollama.errors import ChecksumMismatch, DownloadError, HubUnreachable, UsageProblem
+from llava_ollama.progress import SILENT, Reporter
+from llava_ollama.weights.download import Budget, Download, agreed, disk, finished, move_aside
+from llava_ollama.weights.hashing import hash_file
+from llava_ollama.weights.hub import Hub
+
+if TYPE_CHECKING:
+    from llava_ollama.catalog import WeightFile
+
+Origin = Literal["bundled", "given", "cache", "downloaded"]
+"""In this package; a path or folder of the user's; the Hub's own cache; our download folder."""
+
+
+@dataclass(frozen=True)
+class LocalFile:
+    """A file on this machine whose bytes are proven; `size` in bytes, `sha256` in hex digits."""
+
+    path: Path
+    sha256: str
+    size: int
+    origin: Origin
+
+
+@dataclass(frozen=True)
+class Whereabouts:
+    """Where a file is before anything is done; what a plan prints. Sizes in bytes."""
+
+    file: WeightFile
+    path: Path | None
+    """None for a file that is still on the Hub."""
+    size: int | None
+    sha256: str | None
+    """What it must have; None for a path of the user's, which has no pin."""
+    origin: Origin | Literal["hub"]
+    missing: int | None
+    """What is still to be downloaded; None where the Hub does not tell the size."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Weights:
+    """Finds and fetches weight files; one for as long as a command runs."""
+
+    downloads: Path
+    """A folder of ours, made when it is needed."""
+    folders: Sequence[Path] = ()
+    """Folders of the user's, searched by file name."""
+    reporter: Reporter = SILENT
+    endpoint: str | None = None
+    """The Hub; None means what huggingface_hub reads from `HF_ENDPOINT`. So for `hub_cache`."""
+    hub_cache: Path | None = None
+    wait: float = 1.0
+    """The first pause before another attempt, in seconds."""
+    _told: set[Path] = field(default_factory=set, init=False, repr=False)
+
+    def locate(self, file: WeightFile) -> Whereabouts:
+        """Say where `file` is, reading no weights; the Hub is asked only for what is not pinned.
+
+        Raises:
+            ChecksumMismatch: a file that the user named cannot be the right one.
+            DownloadError: a path is no file; the Hub, where it was needed, did not answer.
+        """
+        file = self._pinned(file)
+        found = self._find(file)
+        if found is not None:
+            path, origin = found
+            return Whereabouts(file, path, path.stat().st_size, file.sha256, origin, 0)
+        size = file.size
+        if size is None:
+            size = Budget(self.reporter, self.wait).spend(lambda: self._hub.ask(file)).size
+        missing = None if size is None else max(size - self._download(file).arrived(), 0)
+        return Whereabouts(file, None, size, file.sha256, "hub", missing)
+
+    def fetch(self, file: WeightFile) -> LocalFile:
+        """Return `file` on this machine, its bytes proven by sha256; download it if need be.
+
+        Raises:
+            ChecksumMismatch: the bytes are not the published ones. A file of the user's is left
+                as it is, one of ours is moved aside.
+            DownloadError: it cannot be brought here; what has arrived is kept for the next time.
+        """
+        file = self._pinned(file)
+        found = self._find(file)
+        if found is None:
+            download = self._download(file)
+            with download.lock():
+                # Another process may have brought it while this one waited for the lock.
+                found = self._finished(file)
+                if found is None:
+                    path, sha256, size = download.run()
+                    return LocalFile(path, sha256, size, "downloaded")
+        return self._verified(file, *found)
+
+    def discard(self, local: LocalFile) -> None:
+        """Remove a file that was downloaded into our own folder; any other is left alone."""
+        if local.origin != "downloaded" or not local.path.is_relative_to(self.downloads):
+            return
+        with disk(self.downloads):
+            if local.path.exists():
+                local.path.unlink()
+                if not any(local.path.parent.iterdir()):
+                    local.path.parent.rmdir()
+
+    def _pinned(self, file: WeightFile) -> WeightFile:
+        """Return `file` with a sha256 to hold it to; the Hub's, where it has none of its own."""
+        parts = PurePosixPath(file.name.replace("\\", "/")).parts
+        if not parts or ".." in parts or PurePosixPath(file.name).is_absolute():
+            raise UsageProblem(
+                f"`{file.name}` cannot be a file of a repository", hint="Its form is `model.gguf`"
+            )
+        if file.sha256 is not None or file.path is not None:
+            return file
+        try:
+            offer = Budget(self.reporter, self.wait).spend(lambda: self._hub.ask(file))
+        except HubUnreachable:
+            # The Hub's cache names its blobs after their sha256, so it can answer in its place.
+            cached = self._hub.cached(file)
+            if cached is None or not _is_sha256(cached.name):
+                raise
+            self.reporter.note(f"the Hub does not answer; `{file.name}` is taken from its cache")
+            return replace(file, sha256=cached.name)
+        return replace(file, sha256=agreed(file, offer), size=offer.size)
+
+    def _find(self, file: WeightFile) -> tuple[Path, Origin] | None:
+        """Return where `file` is at hand, or None; sizes are looked at, bytes are not."""
+        if file.path is not None:
+            return self._given(file, file.path)
+        for folder in self.folders:
+            candidate = folder / PurePosixPath(file.name).name
+            size = _size(candidate)
+            if size is not None and file.size in {None, size}:
+                return candidate, "given"
+            if size is not None and candidate not in self._told:
+                self._told.add(candidate)
+                self.reporter.note(
+                    f"`{candidate}` has {size} bytes, not {file.size}: it is another file"
+                )
+        cached = self._hub.cached(file)
+        if cached is not None:
+            self._check_size(file, cached)
+            return cached, "cache"
+        return self._finished(file)
+
+    def _given(self, file: WeightFile, path: Path) -> tuple[Path, Origin]:
+        if _size(path) is None:
+            what = "is not a file" if path.exists() else "does not exist"
+            raise DownloadError(f"`{path}` {what}", hint="Name a GGUF file")
+        self._check_size(file, path)
+        shipped = path.parent == resources.bundled(path.name).parent
+        return path, "bundled" if shipped else "given"
+
+    def _finished(self, file: WeightFile) -> tuple[Path, Origin] | None:
+        if file.sha256 is None:
+            return None
+        path = finished(self.downloads, file, file.sha256)
+        return (path, "downloaded") if _size(path) is not None else None
+
+    def _check_size(self, file: WeightFile, path: Path) -> None:
+        size = _size(path)
+        if file.size not in {None, size}:
+            raise ChecksumMismatch(
+                f"`{path}` has {size} bytes, the published file has {file.size}", hint=_hint(file)
+            )
+
+    def _verified(self, file: WeightFile, path: Path, origin: Origin) -> LocalFile:
+        with disk(path):
+            found, size = hash_file(path, self.reporter)
+            if file.sha256 in {None, found}:
+                return LocalFile(path, found, size, origin)
+            short = f"sha256 {found[:8]}…, not {str(file.sha256)[:8]}…"
+            if origin == "downloaded":
+                aside = move_aside(path, self.downloads, file, found)
+                raise ChecksumMismatch(
+                    f"`{path}` has changed since it was downloaded ({short}) and is now `{aside}`",
+                    hint="Run the same command again: it downloads anew. Delete that file",
+                )
+        raise ChecksumMismatch(
+            f"`{path}` does not have the published bytes ({short})", hint=_hint(file)
+        )
+
+    @property
+    def _hub(self) -> Hub:
+        return Hub(self.endpoint, self.hub_cache, self.reporter)
+
+    def _download(self, file: WeightFile) -> Download:
+        return Download(file, self._hub, self.downloads, self.reporter, self.wait)
+
+
+def _hint(file: WeightFile) -> str:
+    if file.repo is None:
+        return "Use the file that the catalog means, or correct its entry"
+    return "Nothing was changed. Move it away, and the right one is downloaded"
+
+
+def _size(path: Path) -> int | None:
+    """Return the size of the file at `path`, or None if there is none to be read."""
+    try:
+        return path.stat().st_size if path.is_file() else None
+    except OSError:
+        return None
+
+
+def _is_sha256(text: str) -> bool:
+    return len(text) == 64 and set(text) <= set("0123456789abcdef")  # noqa: PLR2004 - hex digits

@@ -1,0 +1,66 @@
+"""What all tests share: an environment of their own, and real daemons."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llava_ollama.daemon import Daemon
+from tests.daemons import running
+from tests.daemons.running import RunningDaemon
+
+DAEMONS = ("0.24.0", "0.34.4")
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep every test away from the user's files, settings and proxies."""
+    for name in list(os.environ):
+        if name.upper().startswith(("OLLAMA_", "LLAVA_OLLAMA_", "HF_", "XDG_")) or (
+            name.upper().endswith("_PROXY")
+        ):
+            monkeypatch.delenv(name)
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+
+def pytest_report_header() -> list[str]:
+    """Say which daemons there are, so that a log answers what was met."""
+    found = {version: running.find(version) for version in (*DAEMONS, "0.34.0")}
+    return [f"ollama {version}: {path or 'MISSING'}" for version, path in found.items()]
+
+
+def start(version: str, folder: Path) -> RunningDaemon:
+    """Start a daemon; without it fail in CI and skip loudly elsewhere."""
+    binary = running.find(version)
+    if binary is None:
+        reason = f"Ollama {version} is not built: run `make daemons` (10 minutes, once)"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return RunningDaemon(version, folder, binary).start()
+
+
+@pytest.fixture(scope="session", params=DAEMONS)
+def ollama(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningDaemon]:
+    """A real daemon of each version that users have; it is shared, so tests use names of their own."""
+    version = str(request.param)
+    daemon = start(version, tmp_path_factory.mktemp(f"ollama-{version}"))
+    yield daemon
+    daemon.stop()
+
+
+@pytest.fixture
+def daemon(ollama: RunningDaemon) -> Iterator[Daemon]:
+    """Our admin client of the shared daemon."""
+    client = Daemon(ollama.host)
+    yield client
+    client.close()
