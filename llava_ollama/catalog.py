@@ -7,6 +7,7 @@ file has a sha256, so what arrives can be proven to be what was meant.
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from llava_ollama.errors import UnknownModel, UnknownQuant, UsageProblem
+from llava_ollama.modelfile import LLAMA3
 from llava_ollama.package import ParameterValue, parameters
+from llava_ollama.resources import bundled
 
 LLAMA3_PARAMETERS: Mapping[str, ParameterValue] = {
     "stop": ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
@@ -28,6 +31,7 @@ _MODEL_KEYS = {
     *("title", "repo", "revision", "bundled", "template", "default-quant"),
     *("parameters", "projector", "quants"),
 }
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _FILE_KEYS = {"file", "repo", "revision", "size", "sha256"}
 
 
@@ -122,9 +126,13 @@ def load(own: Path | None = None) -> Catalog:
 
 def _parse(path: Path, text: bytes) -> dict[str, Entry]:
     try:
-        data = tomllib.loads(text.decode())
-        models = _table(data.get("models", {}), "models")
-        return {name: _entry(name, _table(models[name], name), path.parent) for name in models}
+        data = tomllib.loads(text.decode("utf-8-sig"))
+        _known(data, {"models"}, "the top level")
+        models = _table(data, "models", "", {})
+        return {
+            name: _entry(name, _table(models, name, "models"), path.absolute().parent)
+            for name in models
+        }
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, UsageProblem) as exc:
         raise UsageProblem(
             f"the catalog `{path}` has a mistake: {exc}",
@@ -137,68 +145,108 @@ class _Mistake(UsageProblem):
 
 
 def _entry(name: str, data: Mapping[str, Any], folder: Path) -> Entry:
-    _known(data, _MODEL_KEYS, name)
+    where = f"models.{name}"
+    _known(data, _MODEL_KEYS, f"`{where}`")
+    given = _table(data, "quants", where)
     quants = {
-        quant: _weight_file(_table(value, f"{name}.quants.{quant}"), data, folder)
-        for quant, value in _table(data.get("quants", {}), f"{name}.quants").items()
+        quant: _weight_file(
+            _table(given, quant, f"{where}.quants"), f"{where}.quants.{quant}", data, folder
+        )
+        for quant in given
     }
     if not quants:
-        raise _Mistake(f"`{name}` has no `quants`")
-    default = _text(data, "default-quant", name, next(iter(quants)))
+        raise _Mistake(f"`{where}.quants` is empty")
+    default = _text(data, "default-quant", where, next(iter(quants)))
     if default not in quants:
-        raise _Mistake(f"`{name}.default-quant` names `{default}`, which is not among its quants")
+        raise _Mistake(
+            f"`{where}.default-quant` names `{default}`, which is not among its quants. "
+            + suggestion(default, quants, "They are")
+        )
+    projector = f"{where}.projector"
     return Entry(
         name=name,
-        title=_text(data, "title", name, ""),
-        template=_text(data, "template", name, "llama3-instruct"),
+        title=_text(data, "title", where, ""),
+        template=_template(_text(data, "template", where, LLAMA3), folder),
         default_quant=default,
-        projector=_weight_file(_table(data.get("projector"), f"{name}.projector"), data, folder),
+        projector=_weight_file(_table(data, "projector", where), projector, data, folder),
         quants=quants,
-        parameters=parameters(_table(data.get("parameters", {}), f"{name}.parameters")),
+        parameters=_parameters(data, where),
     )
 
 
-def _weight_file(data: Mapping[str, Any], model: Mapping[str, Any], folder: Path) -> WeightFile:
-    _known(data, _FILE_KEYS, "file")
-    name = _text(data, "file", "file")
-    repo = data.get("repo", model.get("repo"))
+def _template(text: str, folder: Path) -> str:
+    """Return the shipped template's name as it is, and a file's as a path from the catalog."""
+    return text if text == LLAMA3 else str(folder / Path(text).expanduser())
+
+
+def _parameters(data: Mapping[str, Any], where: str) -> Mapping[str, ParameterValue]:
+    try:
+        return parameters(_table(data, "parameters", where, {}))
+    except _Mistake:
+        raise
+    except UsageProblem as exc:
+        raise _Mistake(f"in `{where}.parameters`, {exc}. {exc.hint}") from exc
+
+
+def _weight_file(
+    data: Mapping[str, Any], where: str, model: Mapping[str, Any], folder: Path
+) -> WeightFile:
+    _known(data, _FILE_KEYS, f"`{where}`")
+    shared = {key: model[key] for key in ("repo", "revision") if key in model}
+    name = _text(data, "file", where)
+    if not name:
+        raise _Mistake(f"`{where}.file` is empty")
+    repo = _text({**shared, **data}, "repo", where, "")
     size = data.get("size")
-    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 0):
-        raise _Mistake(f"`size` of `{name}` must be a number of bytes")
-    sha256 = _text(data, "sha256", name, "") or None
-    if sha256 is not None and (len(sha256) != 64 or set(sha256) - set("0123456789abcdef")):  # noqa: PLR2004 - hex digits
-        raise _Mistake(f"`sha256` of `{name}` must be 64 lower-case hexadecimal digits")
+    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size <= 0):
+        raise _Mistake(f"`{where}.size` must be a number of bytes")
+    sha256 = _text(data, "sha256", where, "") or None
+    if sha256 is not None and _SHA256.fullmatch(sha256) is None:
+        raise _Mistake(f"`{where}.sha256` must be 64 lower-case hexadecimal digits")
     path = None
-    if model.get("bundled"):
-        path = Path(__file__).parent / "tiny" / name
-    elif repo is None:
-        path = folder / name
+    if _flag(model, "bundled"):
+        path = bundled(name)
+    elif not repo:
+        path = folder / Path(name).expanduser()
     return WeightFile(
-        name=name,
-        repo=None if path else str(repo),
-        revision=str(data.get("revision", model.get("revision", "main"))),
+        name=name if path is None else path.name,
+        repo=None if path else repo,
+        revision=_text({**shared, **data}, "revision", where, "main"),
         size=size,
         sha256=sha256,
         path=path,
     )
 
 
-def _table(value: Any, where: str) -> Mapping[str, Any]:
+def _table(
+    data: Mapping[str, Any], key: str, where: str, default: Mapping[str, Any] | None = None
+) -> Mapping[str, Any]:
+    value = data.get(key, default)
     if not isinstance(value, dict):
-        raise _Mistake(f"`{where}` must be a table")
+        raise _wrong(data, key, where, "a table")
     return value
 
 
 def _text(data: Mapping[str, Any], key: str, where: str, default: str | None = None) -> str:
     value = data.get(key, default)
     if not isinstance(value, str):
-        raise _Mistake(f"`{key}` of `{where}` must be a string")
+        raise _wrong(data, key, where, "a string")
     return value
+
+
+def _flag(data: Mapping[str, Any], key: str) -> bool:
+    value = data.get(key, False)
+    if not isinstance(value, bool):
+        raise _Mistake(f"`{key}` must be true or false")
+    return value
+
+
+def _wrong(data: Mapping[str, Any], key: str, where: str, kind: str) -> _Mistake:
+    full = f"{where}.{key}" if where else key
+    return _Mistake(f"`{full}` must be {kind}" if key in data else f"`{full}` is missing")
 
 
 def _known(data: Mapping[str, Any], keys: set[str], where: str) -> None:
     for key in data:
         if key not in keys:
-            raise _Mistake(
-                f"`{where}` has an unknown key `{key}`. {suggestion(key, keys, 'Known:')}"
-            )
+            raise _Mistake(f"{where} has an unknown key `{key}`. {suggestion(key, keys, 'Known:')}")

@@ -12,21 +12,20 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from typing import Any, Self, TypeAlias
+from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import aclosing, closing
+from typing import Any, Self
 
-from llava_ollama import images
-from llava_ollama.engine.interface import Answer, AsyncEngine, Chunk, Engine, Message, Request
+from llava_ollama import turns
+from llava_ollama.engine.interface import Answer, AsyncEngine, Chunk, Engine, Message
 from llava_ollama.errors import UsageProblem
-from llava_ollama.images import Source
+from llava_ollama.progress import SILENT, Reporter
 from llava_ollama.settings import Settings
+from llava_ollama.turns import Pictures
 
 DEFAULT_MODEL = "llava-llama3-int4"
 DESCRIBE = "Describe this image"
 """The model card's own prompt."""
-
-Pictures: TypeAlias = "Source | Iterable[Source] | None"
-"""One picture, several in their order, or none."""
 
 
 class Llava:
@@ -39,16 +38,19 @@ class Llava:
         host: str | None = None,
         timeout: float | None = None,
         engine: Engine | None = None,
+        reporter: Reporter = SILENT,
     ) -> None:
         """Use the installed model `model` of the daemon at `host` (default: `OLLAMA_HOST`).
 
         Nothing is sent before the first question. `timeout` is in seconds without a word from
-        the daemon. `engine` takes the place of all three.
+        the daemon. `engine` takes the place of all three. `reporter` is told what a person may
+        want to know of a picture, for instance that only the first frame of several is shown.
         """
         self._engine = engine or _ollama(model, host, timeout)
+        self._reporter = reporter
 
     @classmethod
-    def embedded(
+    def embedded(  # noqa: PLR0913 - keywords, each of them something a caller may know
         cls,
         name: str | None = None,
         *,
@@ -56,24 +58,27 @@ class Llava:
         model: str | os.PathLike[str] | None = None,
         mmproj: str | os.PathLike[str] | None = None,
         threads: int | None = None,
+        reporter: Reporter = SILENT,
     ) -> Self:
         """Run llama.cpp in this process: a catalog model by name, or two files of your own.
 
-        A catalog model that is not on this machine is downloaded first.
+        A catalog model that is not on this machine is downloaded first; `reporter` hears of that.
 
         Raises:
             EngineUnavailable: the extra `embedded` is not installed.
         """
         from llava_ollama import in_process
 
-        return cls(engine=in_process.start(name, quant, (model, mmproj), threads=threads))
+        engine = in_process.start(name, quant, (model, mmproj), threads=threads, reporter=reporter)
+        return cls(engine=engine, reporter=reporter)
 
     @classmethod
-    def server(cls, url: str, *, timeout: float | None = None) -> Self:
+    def server(cls, url: str, *, timeout: float | None = None, reporter: Reporter = SILENT) -> Self:
         """Use a running `llama-server` that was started with `--mmproj`."""
         from llava_ollama.engine.llamacpp import LlamaCppEngine
 
-        return cls(engine=LlamaCppEngine(url, timeout=timeout or Settings.read().timeout))
+        engine = LlamaCppEngine(url, timeout=_patience(timeout, Settings.read()))
+        return cls(engine=engine, reporter=reporter)
 
     def ask(
         self,
@@ -86,15 +91,17 @@ class Llava:
         """Ask one question about one or more pictures.
 
         A picture is a path, bytes, a file object, a PIL image, or `-` for standard input. It is
-        decoded here, turned upright and made RGB before it is sent. `options` are Ollama's model
-        options: `temperature`, `seed`, `num_predict`, ...
+        decoded here, turned upright and made RGB before it is sent; one that `images.prepare`
+        made goes out as it is. `options` are Ollama's model options: `temperature`, `seed`,
+        `num_predict`, ...
 
         Raises:
             ImageError: a picture cannot be read.
             UsageProblem: the model has no vision, or an option is unknown.
             LlavaOllamaError: see `llava_ollama.errors` for all that can go wrong at the daemon.
         """
-        return self._engine.answer(self._request(pictures, prompt, system, options))
+        turn = self._turn(pictures, prompt)
+        return self._engine.answer(turns.request_of([], turn, system, options))
 
     def stream(
         self,
@@ -103,12 +110,13 @@ class Llava:
         *,
         system: str | None = None,
         options: Mapping[str, Any] | None = None,
-    ) -> Iterator[Chunk]:
+    ) -> Generator[Chunk]:
         """Ask as `ask` does, and yield the answer as it is made.
 
         Closing the iterator stops the model's work. The last chunk carries the whole `Answer`.
         """
-        yield from self._engine.stream(self._request(pictures, prompt, system, options))
+        turn = self._turn(pictures, prompt)
+        yield from self._engine.stream(turns.request_of([], turn, system, options))
 
     def chat(self, *, system: str | None = None, options: Mapping[str, Any] | None = None) -> Chat:
         """Begin a conversation that keeps its turns."""
@@ -124,16 +132,13 @@ class Llava:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _request(
-        self,
-        pictures: Pictures,
-        prompt: str,
-        system: str | None,
-        options: Mapping[str, Any] | None,
-    ) -> Request:
-        sources = _sources(pictures)
+    def _turn(self, pictures: Pictures, prompt: str) -> Message:
+        """Return the user's turn; a model without vision is refused before a picture is read."""
+        sources = turns.sources_of(pictures, prompt)
         side = self._engine.image_size() if sources else 0
-        return _request([], _turn(sources, prompt, side), system, options)
+        turn = turns.prepared(sources, prompt, side)
+        turns.tell(self._reporter, sources, turn)
+        return turn
 
 
 class Chat:
@@ -157,15 +162,16 @@ class Chat:
         *_, last = self.stream(prompt, pictures)
         return _whole(last)
 
-    def stream(self, prompt: str, pictures: Pictures = None) -> Iterator[Chunk]:
+    def stream(self, prompt: str, pictures: Pictures = None) -> Generator[Chunk]:
         """Ask the next question and yield the answer as it is made."""
-        sources = _sources(pictures)
-        engine = self._llava._engine  # noqa: SLF001 - a chat is part of its client
-        turn = _turn(sources, prompt, engine.image_size() if sources else 0)
-        for chunk in engine.stream(_request(self.turns, turn, self._system, self._options)):
-            if chunk.answer is not None:
-                self.turns += [turn, Message("assistant", chunk.answer.text)]
-            yield chunk
+        llava = self._llava
+        turn = llava._turn(pictures, prompt)  # noqa: SLF001 - a chat is part of its client
+        request = turns.request_of(self.turns, turn, self._system, self._options)
+        with closing(llava._engine.stream(request)) as chunks:  # noqa: SLF001 - see above
+            for chunk in chunks:
+                if chunk.answer is not None:
+                    self.turns += [turn, Message("assistant", chunk.answer.text)]
+                yield chunk
 
 
 class AsyncLlava:
@@ -178,12 +184,14 @@ class AsyncLlava:
         host: str | None = None,
         timeout: float | None = None,
         engine: AsyncEngine | None = None,
+        reporter: Reporter = SILENT,
     ) -> None:
         """See `Llava`."""
         self._engine = engine or _async_ollama(model, host, timeout)
+        self._reporter = reporter
 
     @classmethod
-    def embedded(
+    def embedded(  # noqa: PLR0913 - see Llava.embedded
         cls,
         name: str | None = None,
         *,
@@ -191,18 +199,23 @@ class AsyncLlava:
         model: str | os.PathLike[str] | None = None,
         mmproj: str | os.PathLike[str] | None = None,
         threads: int | None = None,
+        reporter: Reporter = SILENT,
     ) -> Self:
         """See `Llava.embedded`; the model is loaded before this returns."""
         from llava_ollama import in_process
 
-        return cls(engine=in_process.start_async(name, quant, (model, mmproj), threads=threads))
+        engine = in_process.start_async(
+            name, quant, (model, mmproj), threads=threads, reporter=reporter
+        )
+        return cls(engine=engine, reporter=reporter)
 
     @classmethod
-    def server(cls, url: str, *, timeout: float | None = None) -> Self:
+    def server(cls, url: str, *, timeout: float | None = None, reporter: Reporter = SILENT) -> Self:
         """See `Llava.server`."""
         from llava_ollama.engine.llamacpp import AsyncLlamaCppEngine
 
-        return cls(engine=AsyncLlamaCppEngine(url, timeout=timeout or Settings.read().timeout))
+        engine = AsyncLlamaCppEngine(url, timeout=_patience(timeout, Settings.read()))
+        return cls(engine=engine, reporter=reporter)
 
     async def ask(
         self,
@@ -213,7 +226,8 @@ class AsyncLlava:
         options: Mapping[str, Any] | None = None,
     ) -> Answer:
         """See `Llava.ask`."""
-        return await self._engine.answer(await self._request(pictures, prompt, system, options))
+        turn = await self._turn(pictures, prompt)
+        return await self._engine.answer(turns.request_of([], turn, system, options))
 
     async def stream(
         self,
@@ -222,11 +236,14 @@ class AsyncLlava:
         *,
         system: str | None = None,
         options: Mapping[str, Any] | None = None,
-    ) -> AsyncIterator[Chunk]:
+    ) -> AsyncGenerator[Chunk]:
         """See `Llava.stream`."""
-        request = await self._request(pictures, prompt, system, options)
-        async for chunk in self._engine.stream(request):
-            yield chunk
+        turn = await self._turn(pictures, prompt)
+        request = turns.request_of([], turn, system, options)
+        # Without `aclosing` the work would go on until the garbage collector finds the rest.
+        async with aclosing(self._engine.stream(request)) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
     def chat(
         self, *, system: str | None = None, options: Mapping[str, Any] | None = None
@@ -244,18 +261,13 @@ class AsyncLlava:
     async def __aexit__(self, *exc: object) -> None:
         await self.close()
 
-    async def _request(
-        self,
-        pictures: Pictures,
-        prompt: str,
-        system: str | None,
-        options: Mapping[str, Any] | None,
-    ) -> Request:
-        sources = _sources(pictures)
+    async def _turn(self, pictures: Pictures, prompt: str) -> Message:
+        sources = turns.sources_of(pictures, prompt)
         side = await self._engine.image_size() if sources else 0
         # Decoding a large picture takes a tenth of a second: other tasks go on meanwhile.
-        turn = await asyncio.to_thread(_turn, sources, prompt, side)
-        return _request([], turn, system, options)
+        turn = await asyncio.to_thread(turns.prepared, sources, prompt, side)
+        turns.tell(self._reporter, sources, turn)
+        return turn
 
 
 class AsyncChat:
@@ -280,59 +292,38 @@ class AsyncChat:
             last = chunk
         return _whole(last)
 
-    async def stream(self, prompt: str, pictures: Pictures = None) -> AsyncIterator[Chunk]:
+    async def stream(self, prompt: str, pictures: Pictures = None) -> AsyncGenerator[Chunk]:
         """See `Chat.stream`."""
-        sources = _sources(pictures)
-        engine = self._llava._engine  # noqa: SLF001 - a chat is part of its client
-        side = await engine.image_size() if sources else 0
-        turn = await asyncio.to_thread(_turn, sources, prompt, side)
-        async for chunk in engine.stream(_request(self.turns, turn, self._system, self._options)):
-            if chunk.answer is not None:
-                self.turns += [turn, Message("assistant", chunk.answer.text)]
-            yield chunk
+        llava = self._llava
+        turn = await llava._turn(pictures, prompt)  # noqa: SLF001 - a chat is part of its client
+        request = turns.request_of(self.turns, turn, self._system, self._options)
+        async with aclosing(llava._engine.stream(request)) as chunks:  # noqa: SLF001 - see above
+            async for chunk in chunks:
+                if chunk.answer is not None:
+                    self.turns += [turn, Message("assistant", chunk.answer.text)]
+                yield chunk
 
 
 def _ollama(model: str, host: str | None, timeout: float | None) -> Engine:
     from llava_ollama.engine.ollama import OllamaEngine
 
     settings = Settings.read(host=host)
-    return OllamaEngine(model, settings.host, timeout=timeout or settings.timeout)
+    return OllamaEngine(model, settings.host, timeout=_patience(timeout, settings))
 
 
 def _async_ollama(model: str, host: str | None, timeout: float | None) -> AsyncEngine:
     from llava_ollama.engine.ollama import AsyncOllamaEngine
 
     settings = Settings.read(host=host)
-    return AsyncOllamaEngine(model, settings.host, timeout=timeout or settings.timeout)
+    return AsyncOllamaEngine(model, settings.host, timeout=_patience(timeout, settings))
 
 
-def _sources(pictures: Pictures) -> list[Source]:
-    if pictures is None:
-        return []
-    if isinstance(pictures, str | bytes | bytearray | memoryview | os.PathLike):
-        return [pictures]
-    # PIL images and files are iterable or not, by their kind; they are one picture either way.
-    if hasattr(pictures, "read") or hasattr(pictures, "getbbox"):
-        return [pictures]  # type: ignore[list-item] # told apart by what they can do
-    if isinstance(pictures, Iterable):
-        return list(pictures)
-    raise UsageProblem(
-        f"`{type(pictures).__name__}` is not a picture",
-        hint="Give a path, bytes, a file object or a PIL image, or a list of them",
-    )
-
-
-def _turn(sources: list[Source], prompt: str, side: int) -> Message:
-    if not prompt.strip() and not sources:
-        raise UsageProblem("there is neither a picture nor a question", hint="Give a prompt")
-    return Message("user", prompt, tuple(images.prepare(source, side) for source in sources))
-
-
-def _request(
-    earlier: list[Message], turn: Message, system: str | None, options: Mapping[str, Any] | None
-) -> Request:
-    first = (Message("system", system),) if system and system.strip() else ()
-    return Request((*first, *earlier, turn), dict(options or {}))
+def _patience(timeout: float | None, settings: Settings) -> float:
+    if timeout is None:
+        return settings.timeout
+    if not 0 < timeout < float("inf"):
+        raise UsageProblem(f"`{timeout}` is not a number of seconds to wait", hint="Give 60, say")
+    return timeout
 
 
 def _whole(last: Chunk | None) -> Answer:

@@ -57,7 +57,7 @@ class Doctor:
             yield Finding(
                 "downloads",
                 "warning",
-                f"{len(partial)} interrupted download(s) hold {count} bytes in {partial[0].parent}",
+                f"{len(partial)} interrupted, {count / 1e9:.1f} GB kept in {partial[0].parent}",
                 "Run the same `install` or `download` again to finish, or delete the files",
             )
 
@@ -90,10 +90,10 @@ class Doctor:
             else:
                 yield self._template(name)
         folder = self._models_folder([model.name for model in found if not model.damaged])
-        if folder is not None:
-            yield Finding("models folder", "ok", str(folder))
-            if is_loopback(self.daemon.host) and folder.is_dir():
-                yield self._space("models folder", folder)
+        if folder is not None and is_loopback(self.daemon.host) and folder.is_dir():
+            yield self._space("models folder", folder)
+        elif folder is not None:
+            yield Finding("models folder", "ok", f"{folder}, on the daemon's machine")
 
     def _template(self, name: str) -> Finding:
         shown = self.daemon.show(name)
@@ -133,9 +133,10 @@ class Doctor:
         place = next((p for p in (folder, *folder.parents) if p.exists()), Path("/"))
         free = shutil.disk_usage(place).free
         if free < _FEW_BYTES:
-            detail = f"{folder}: only {free / 1e9:.1f} GB free"
-            return Finding(f"{what}'s disk", "warning", detail, "Free some space")
-        return Finding(f"{what}'s disk", "ok", f"{folder}: {free / 1e9:.1f} GB free")
+            detail = f"only {free / 1e9:.1f} GB free at {folder}"
+            fix = "Free some space: the 8B model takes 5.5 GB (int4) or 17 GB (f16)"
+            return Finding(what, "warning", detail, fix)
+        return Finding(what, "ok", f"{free / 1e9:.1f} GB free at {folder}")
 
 
 def _rewrites(version: str) -> bool:

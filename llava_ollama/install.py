@@ -2,103 +2,59 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
 
-from llava_ollama import modelfile, swap
-from llava_ollama.catalog import LLAMA3_PARAMETERS, Catalog, WeightFile
+from llava_ollama import swap
+from llava_ollama.catalog import WeightFile
 from llava_ollama.daemon import Daemon, Shown, full_name
-from llava_ollama.errors import (
-    ModelBroken,
-    ModelConflict,
-    ModelNotInstalled,
-    StoreError,
-    TemplateError,
-    UsageProblem,
+from llava_ollama.errors import DaemonError, GGUFError, ModelConflict, StoreError
+from llava_ollama.package import Package
+from llava_ollama.planning import (
+    LLAMA3_TOKENS,
+    InstallPlan,
+    PlannedPart,
+    Planner,
+    Role,
+    Wanted,
+    from_catalog,
+    from_files,
+    no_template,
+    preflight,
+    read_template,
 )
-from llava_ollama.modelfile import Modelfile
-from llava_ollama.package import Package, ParameterValue
 from llava_ollama.progress import SILENT, Reporter
 from llava_ollama.records import Records
-from llava_ollama.weights import LocalFile, Weights, Whereabouts
+from llava_ollama.weights import LocalFile, Weights
 
-Existing = Literal["absent", "equal", "different", "broken"]
+__all__ = [
+    "InstallPlan",
+    "InstallResult",
+    "InstalledPart",
+    "Installer",
+    "PlannedPart",
+    "Wanted",
+    "from_catalog",
+    "from_files",
+    "read_template",
+]
+
 FILE_NAMES = ("model.gguf", "projector.gguf")
 """Names that sort in this order: 0.34 takes the files of a `create` by name."""
 _CHUNK = 1 << 20
-_REWRITING = (
-    "validating GGUF model",
-    "verifying conversion",
-    "updating GGUF projector metadata",
-)
+_TRIES = 3
+"""Attempts at `create` where another model's removal takes away a blob that both have."""
+_REWRITING = ("validating GGUF model", "verifying conversion", "updating GGUF projector metadata")
 """Status lines of the daemons that write other bytes than they were given (0.30 to 0.34.0)."""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What to install, and under which name."""
-
-    name: str
-    model: WeightFile
-    projector: WeightFile
-    template: str = modelfile.LLAMA3
-    """The name of the shipped template, or the text of one of the user's."""
-    system: str = ""
-    parameters: Mapping[str, ParameterValue] = dataclasses.field(default_factory=dict)
-
-    @property
-    def is_llama3(self) -> bool:
-        """Whether the shipped Llama-3-instruct template is to be used."""
-        return self.template == modelfile.LLAMA3
-
-    def words(self) -> Modelfile:
-        """Return the Modelfile that says the same as this install, beside the two files."""
-        return Modelfile(
-            model=_beside(self.model),
-            projector=_beside(self.projector),
-            template=modelfile.chat_template() if self.is_llama3 else self.template,
-            system=self.system,
-            parameters={**(LLAMA3_PARAMETERS if self.is_llama3 else {}), **self.parameters},
-        )
-
-
-@dataclass(frozen=True)
-class PlannedPart:
-    """One file of the plan: what it is, where it comes from, what has to move."""
-
-    role: Literal["model", "projector"]
-    file: WeightFile
-    digest: str | None
-    """sha256; None when only the download will tell."""
-    size: int | None
-    origin: str
-    path: Path | None
-    to_download: int | None
-    to_send: int | None
-
-
-@dataclass(frozen=True)
-class InstallPlan:
-    """What `apply()` will do; `--dry-run` prints exactly this."""
-
-    wanted: Wanted
-    host: str
-    existing: Existing
-    parts: tuple[PlannedPart, PlannedPart]
-    modelfile: str
-    found: str = ""
-    """The package digest of what has the name now."""
 
 
 @dataclass(frozen=True)
 class InstalledPart:
     """One installed file: the digest of its source, and the digest that the daemon keeps."""
 
-    role: Literal["model", "projector"]
+    role: Role
     source_digest: str
     stored_digest: str
     bytes_sent: int
@@ -115,73 +71,6 @@ class InstallResult:
     seconds: float
 
 
-def from_catalog(
-    catalog: Catalog, name: str, quant: str | None, *, to: str | None = None
-) -> Wanted:
-    """Return the catalog's model `name` in one quant, under the model card's name unless `to`."""
-    entry = catalog.entry(name)
-    chosen, model = entry.model(quant)
-    return Wanted(
-        name=to or f"{name}-{chosen}",
-        model=model,
-        projector=entry.projector,
-        template=_template_text(entry.template),
-        parameters=entry.parameters,
-    )
-
-
-def from_files(
-    model: str | None,
-    projector: str | None,
-    *,
-    name: str | None,
-    repo: str | None = None,
-    revision: str | None = None,
-) -> Wanted:
-    """Return two files of the user's own: paths, or names in the Hub repository `repo`.
-
-    Raises:
-        UsageProblem: one of the two, or the name, is missing.
-    """
-    if not model or not projector:
-        raise UsageProblem(
-            "a vision model is two files: the model and its projector (mmproj)",
-            hint="Give both `--model-file` and `--mmproj-file`",
-        )
-    if not name:
-        raise UsageProblem(
-            "files of your own need a name", hint="Choose one with `--name`, such as `my-llava`"
-        )
-
-    def weight_file(text: str) -> WeightFile:
-        if repo is None:
-            return WeightFile(name=Path(text).name, path=Path(text))
-        return WeightFile(name=text, repo=repo, revision=revision or "main")
-
-    return Wanted(name=name, model=weight_file(model), projector=weight_file(projector))
-
-
-def _template_text(template: str) -> str:
-    if template == modelfile.LLAMA3:
-        return template
-    return read_template(Path(template))
-
-
-def read_template(path: Path) -> str:
-    """Return the text of a Go template file.
-
-    Raises:
-        TemplateError: it cannot be read.
-    """
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise TemplateError(
-            f"the template `{path}` cannot be read: {getattr(exc, 'strerror', 'not UTF-8 text')}",
-            hint="Name a file with a Go template, as in a Modelfile's TEMPLATE",
-        ) from exc
-
-
 class Installer:
     """Installs into one daemon, with files from `weights`, remembering in `records`."""
 
@@ -192,7 +81,7 @@ class Installer:
         self._weights = weights
         self._records = records
         self._reporter = reporter
-        self._proven: dict[WeightFile, LocalFile] = {}
+        self._planner = Planner(daemon, weights, records)
 
     def plan(self, wanted: Wanted) -> InstallPlan:
         """Find out what has to be done; nothing is written, here or at the daemon.
@@ -202,20 +91,7 @@ class Installer:
             TemplateError: a value cannot stand in a Modelfile.
             GGUFError: a file at hand is damaged, or the two do not belong together.
         """
-        full_name(wanted.name)
-        text = modelfile.render(wanted.words())
-        places = self._locate(wanted.model), self._locate(wanted.projector)
-        package = self._package(wanted, places[0].sha256, places[1].sha256)
-        existing, shown = self._existing(wanted.name, package)
-        if existing != "equal":
-            self._check_at_hand(wanted, places)
-        model = self._part("model", places[0], skip=existing == "equal")
-        projector = self._part("projector", places[1], skip=existing == "equal")
-        installed = shown.package() if shown else None
-        return InstallPlan(
-            wanted, self._daemon.host, existing, (model, projector), text,
-            found=installed.digest() if installed else "",
-        )  # fmt: skip
+        return self._planner.plan(wanted)
 
     def apply(
         self, plan: InstallPlan, *, force: bool = False, keep_files: bool = False
@@ -227,109 +103,94 @@ class Installer:
             StoreError: the daemon registered something else than was sent; it was taken back.
         """
         begun = time.monotonic()
-        wanted = plan.wanted
-        if plan.existing == "equal":
-            return self._unchanged(plan, begun)
         if plan.existing == "different" and not force:
-            raise conflict(wanted.name)
-        files = [self._fetch(part, keep_files=keep_files) for part in plan.parts]
-        self._check_files(wanted, files)
-        package = self._package(wanted, files[0].sha256, files[1].sha256)
-        assert package is not None  # noqa: S101 - fetched files have digests
-        sent = [self._send(file) for file in files]
-        with swap.exclusive(self._daemon, self._records, wanted.name, self._reporter) as exchange:
-            stored = self._register(exchange.temporary, package)
-            exchange.put_in_place(replace=force)
-        self._remember(wanted.name, package)
-        for part, file in zip(plan.parts, files, strict=True):
-            self._clean_up(part.file, file)
-        sources = (package.model, package.projector)
-        roles: tuple[Literal["model", "projector"], ...] = ("model", "projector")
+            raise conflict(plan.wanted.name)
+        files = [self._fetch(part, keep=keep_files) for part in plan.parts]
+        package = self._package(plan, files)
+        if plan.existing == "equal":
+            changed, sent, shown = False, (0, 0), self._daemon.show(plan.wanted.name)
+        else:
+            changed, sent, shown = self._install(plan, package, files, force=force)
+        self._remember(plan.wanted.name, package)
+        for part in plan.parts:
+            self._clean_up(part.file, keep=keep_files)
         return InstallResult(
-            name=wanted.name,
-            changed=True,
+            name=plan.wanted.name,
+            changed=changed,
             package_digest=package.digest(),
-            parts=tuple(map(InstalledPart, roles, sources, stored, sent)),
+            parts=_installed(package, shown, sent),
             seconds=time.monotonic() - begun,
         )
 
-    def _locate(self, file: WeightFile) -> Whereabouts:
-        """Say where a file is; one that nothing pins is hashed, since its digest is its name."""
-        place = self._weights.locate(file)
-        if place.path is None or place.sha256 is not None:
-            return place
-        self._proven[place.file] = local = self._weights.fetch(place.file)
-        return dataclasses.replace(place, sha256=local.sha256)
+    def _install(
+        self, plan: InstallPlan, package: Package, files: list[LocalFile | None], *, force: bool
+    ) -> tuple[bool, tuple[int, int], Shown]:
+        """Send the files and register them; say whether that was needed, and what was sent."""
+        wanted = plan.wanted
+        preflight(wanted, *(file.path if file else None for file in files))
+        with swap.exclusive(self._daemon, self._records, wanted.name, self._reporter) as exchange:
+            # Whoever had the lock before may have installed just this.
+            existing, shown = self._planner.existing(wanted, package.model, package.projector)
+            if existing == "equal" and shown is not None:
+                return False, (0, 0), shown
+            if existing == "different" and not force:
+                raise conflict(wanted.name)
+            sent, made = self._make(exchange, plan, package, files)
+            if wanted.is_llama3 and files[0] is None:
+                self._check_vocabulary(exchange.temporary, wanted.model.name)
+            exchange.put_in_place(replace=force, damaged=existing == "broken")
+        return True, sent, made
 
-    def _package(self, wanted: Wanted, model: str | None, projector: str | None) -> Package | None:
-        if model is None or projector is None:
-            return None
-        words = wanted.words()
-        return Package(model, projector, words.template, words.system, words.parameters)
-
-    def _existing(self, name: str, package: Package | None) -> tuple[Existing, Shown | None]:
-        try:
-            shown = self._daemon.show(name)
-        except ModelNotInstalled:
-            return "absent", None
-        except ModelBroken:
-            return "broken", None  # an empty manifest: the daemon died while it wrote it
-        equal = package is not None and self._differs(shown, package) is None
-        return ("equal" if equal else "different"), shown
-
-    def _differs(self, shown: Shown, package: Package) -> str | None:
-        """Return in what `shown` is not `package`, or None when it is all of it."""
-        stored = tuple(self._stored(d) for d in (package.model, package.projector))
-        if shown.sources not in {stored, (package.model, package.projector)}:
-            return "files"
-        if shown.template != package.template:
-            return "words of the chat template"
-        if shown.system != package.system:
-            return "words of the system prompt"
-        if dict(shown.parameters) != dict(package.parameters):
-            return "parameters"
-        return None if shown.has_vision else "capabilities"
-
-    def _stored(self, digest: str) -> str:
-        """Return what a rewriting daemon makes of the file `digest`, where that is known."""
-        record = self._records.get("rewritten", self._daemon.host, digest)
-        return record["stored"] if record else digest
-
-    def _part(
-        self, role: Literal["model", "projector"], place: Whereabouts, *, skip: bool
-    ) -> PlannedPart:
-        there = skip or (place.sha256 is not None and self._daemon.has_blob(place.sha256))
-        return PlannedPart(
-            role=role,
-            file=place.file,
-            digest=place.sha256,
-            size=place.size,
-            origin="daemon" if there else place.origin,
-            path=None if there else place.path,
-            to_download=0 if there else place.missing,
-            to_send=0 if there else place.size,
+    def _package(self, plan: InstallPlan, files: list[LocalFile | None]) -> Package:
+        model, projector = (
+            file.sha256 if file else part.digest or ""
+            for part, file in zip(plan.parts, files, strict=True)
         )
+        return plan.wanted.package(model, projector)
 
-    def _check_at_hand(self, wanted: Wanted, places: tuple[Whereabouts, Whereabouts]) -> None:
-        """Look into the files that are here already, before anything is downloaded or sent."""
-        model, projector = (place.path for place in places)
-        _preflight(wanted, model, projector)
-
-    def _check_files(self, wanted: Wanted, files: list[LocalFile | _AtDaemon]) -> None:
-        model, projector = (f.path if isinstance(f, LocalFile) else None for f in files)
-        _preflight(wanted, model, projector)
-
-    def _fetch(self, part: PlannedPart, *, keep_files: bool) -> LocalFile | _AtDaemon:
+    def _fetch(self, part: PlannedPart, *, keep: bool) -> LocalFile | None:
+        """Return the file on this machine; None where it need not be, the daemon having it."""
         if part.origin == "daemon" and part.digest is not None:
-            return _AtDaemon(part.digest)
-        if part.origin == "hub" and not keep_files:
-            key = (part.file.repo or "", part.file.revision, part.file.name)
-            self._records.put("transient", *key, record={"name": part.file.name})
-        return self._proven.get(part.file) or self._weights.fetch(part.file)
+            return None
+        if part.origin == "hub" and not keep:
+            self._records.put("transient", *_key(part.file), record={"name": part.file.name})
+        return self._planner.proven.get(part.file) or self._weights.fetch(part.file)
 
-    def _send(self, file: LocalFile | _AtDaemon) -> int:
-        if isinstance(file, _AtDaemon) or self._daemon.has_blob(file.sha256):
+    def _make(
+        self,
+        exchange: swap.Exchange,
+        plan: InstallPlan,
+        package: Package,
+        files: list[LocalFile | None],
+    ) -> tuple[tuple[int, int], Shown]:
+        """Bring the blobs that the daemon lacks and register them under the temporary name."""
+        digests = (package.model, package.projector)
+
+        def send() -> list[int]:
+            return [self._send(*each) for each in zip(plan.parts, digests, files, strict=True)]
+
+        sent = send()
+        exchange.alone(self._reporter)
+        left = _TRIES
+        while True:
+            # Whoever removes a model with a blob in common takes that blob away, until `create`
+            # has written its manifest.
+            sent = list(map(sum, zip(sent, send(), strict=True)))
+            left -= 1
+            try:
+                shown = self._register(exchange.temporary, package)
+            except (DaemonError, StoreError):
+                if not left or all(map(self._daemon.has_blob, digests)):
+                    raise
+            else:
+                return (sent[0], sent[1]), shown
+
+    def _send(self, part: PlannedPart, digest: str, file: LocalFile | None) -> int:
+        """Send a blob unless the daemon has it; return the number of bytes."""
+        if self._daemon.has_blob(digest):
             return 0
+        # Planned as "at the daemon", and gone since.
+        file = file or self._weights.fetch(part.file)
         task = f"sending {file.path.name}"
         self._reporter.started(task, file.size)
         try:
@@ -339,35 +200,56 @@ class Installer:
         return file.size
 
     def _read(self, file: LocalFile, task: str) -> Iterator[bytes]:
-        with file.path.open("rb") as source:
-            while chunk := source.read(_CHUNK):
-                yield chunk
-                self._reporter.advanced(task, len(chunk))
+        """Yield the file's bytes; it must still be as long as it was when it was hashed."""
+        left = file.size
+        try:
+            with file.path.open("rb") as source:
+                while left > 0 and (chunk := source.read(min(_CHUNK, left))):
+                    yield chunk
+                    left -= len(chunk)
+                    self._reporter.advanced(task, len(chunk))
+        except OSError as exc:
+            raise GGUFError(
+                f"`{file.path}` cannot be read: {(exc.strerror or type(exc).__name__).lower()}",
+                hint="Check that the file is still there, and its permissions",
+            ) from exc
+        if left > 0:
+            raise GGUFError(
+                f"`{file.path}` became shorter while it was sent",
+                hint="Run the same command again when nothing writes to the file",
+            )
 
-    def _register(self, name: str, package: Package) -> tuple[str, str]:
-        """Create the model under `name`, check it there, and return the digests that are kept."""
+    def _register(self, name: str, package: Package) -> Shown:
+        """Create the model under `name`, and return what the daemon shows of it, checked."""
         rewriting = False
-        for status in self._daemon.create(
+        # Without a stop of ours the daemon adds those of the template that it detects itself.
+        create = self._daemon.create(
             name,
             files=dict(zip(FILE_NAMES, (package.model, package.projector), strict=True)),
             template=package.template,
             system=package.system,
-            parameters=package.parameters,
-        ):
-            rewriting = rewriting or status.startswith(_REWRITING)
+            parameters={"stop": (), **package.parameters},
+        )
+        with closing(create) as statuses:  # an interrupt must not leave the connection open
+            for status in statuses:
+                rewriting = rewriting or status.startswith(_REWRITING)
         shown = self._daemon.show(name)
-        if rewriting:
+        if rewriting and len(shown.sources) == len(FILE_NAMES):
             self._note_rewriting(shown, package)
-        if wrong := self._differs(shown, package):
+        if wrong := self._planner.difference(shown, package):
             raise StoreError(
                 f"the daemon at {self._daemon.host} registered other {wrong} than were sent",
                 hint="Nothing was changed; update Ollama, and report this if it stays so",
             )
-        model, projector = shown.sources
-        return model, projector
+        return shown
+
+    def _check_vocabulary(self, name: str, file: str) -> None:
+        """Ask the daemon for the vocabulary of a model whose file was never on this machine."""
+        if not self._daemon.vocabulary(name) >= LLAMA3_TOKENS:
+            raise no_template(file)
 
     def _note_rewriting(self, shown: Shown, package: Package) -> None:
-        for source, stored in zip((package.model, package.projector), shown.sources, strict=False):
+        for source, stored in zip((package.model, package.projector), shown.sources, strict=True):
             if source != stored:
                 key = (self._daemon.host, source)
                 self._records.put("rewritten", *key, record={"source": source, "stored": stored})
@@ -380,31 +262,18 @@ class Installer:
         record = {"host": self._daemon.host, "name": name, "package": package.digest()}
         self._records.put("installed", self._daemon.host, full_name(name), record=record)
 
-    def _clean_up(self, source: WeightFile, file: LocalFile | _AtDaemon) -> None:
-        """Remove what was downloaded only to be sent; a file that was here before stays."""
-        key = (source.repo or "", source.revision, source.name)
-        if isinstance(file, LocalFile) and self._records.get("transient", *key):
-            self._weights.discard(file)
-            self._records.drop("transient", *key)
+    def _clean_up(self, file: WeightFile, *, keep: bool) -> None:
+        """Remove what was downloaded only to be sent; a file that was here before stays.
 
-    def _unchanged(self, plan: InstallPlan, begun: float) -> InstallResult:
-        digests = [part.digest or "" for part in plan.parts]
-        package = self._package(plan.wanted, *digests)
-        assert package is not None  # noqa: S101 - equal means that both are known
-        self._remember(plan.wanted.name, package)
-        parts = tuple(
-            InstalledPart(part.role, digest, self._stored(digest), 0)
-            for part, digest in zip(plan.parts, digests, strict=True)
-        )
-        seconds = time.monotonic() - begun
-        return InstallResult(plan.wanted.name, False, package.digest(), parts, seconds)
-
-
-@dataclass(frozen=True)
-class _AtDaemon:
-    """A file that need not be here, since the daemon holds its bytes."""
-
-    sha256: str
+        The record also tells of a download by an earlier install, which did not get this far.
+        """
+        if self._records.get("transient", *_key(file)) is None:
+            return
+        place = self._weights.locate(file)
+        if not keep and place.origin == "downloaded" and place.path and place.size is not None:
+            local = LocalFile(place.path, place.sha256 or "", place.size, "downloaded")
+            self._weights.discard(local)
+        self._records.drop("transient", *_key(file))
 
 
 def conflict(name: str) -> ModelConflict:
@@ -415,26 +284,15 @@ def conflict(name: str) -> ModelConflict:
     )
 
 
-def _preflight(wanted: Wanted, model: Path | None, projector: Path | None) -> None:
-    """Refuse files that cannot work, as far as they are on this machine."""
-    from llava_ollama.gguf import checks, reader
-
-    headers = [reader.read(path) if path else None for path in (model, projector)]
-    if headers[0] and headers[1]:
-        checks.pair(headers[0], headers[1])
-    if headers[0] and wanted.is_llama3 and not checks.has_llama3_vocabulary(headers[0]):
-        raise no_template(wanted.model.name)
-
-
-def no_template(file: str) -> TemplateError:
-    """Return the error for a model that the Llama-3-instruct template does not fit."""
-    return TemplateError(
-        f"`{file}` is not a Llama-3 model: its vocabulary lacks `<|start_header_id|>` "
-        "and `<|eot_id|>`",
-        hint="Give its chat template as a Go template with `--template FILE`",
+def _installed(
+    package: Package, shown: Shown, sent: tuple[int, int]
+) -> tuple[InstalledPart, InstalledPart]:
+    model, projector = shown.sources
+    return (
+        InstalledPart("model", package.model, model, sent[0]),
+        InstalledPart("projector", package.projector, projector, sent[1]),
     )
 
 
-def _beside(file: WeightFile) -> str:
-    """Return the file's path as it stands in a Modelfile beside the card's files."""
-    return f"./{file.name}" if file.path is None else str(file.path)
+def _key(file: WeightFile) -> tuple[str, str, str]:
+    return file.repo or "", file.revision, file.name

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from llava_ollama import modelfile
@@ -58,7 +61,7 @@ def the_only_one(daemon: Daemon, catalog: Catalog, records: Records) -> str:
     Raises:
         UsageProblem: there is none, or more than one; the hint lists them.
     """
-    names = [m.name for m in installed(daemon, catalog, records) if m.ours and m.vision]
+    names = sorted(m.name for m in installed(daemon, catalog, records) if m.ours and m.vision)
     if len(names) == 1:
         return names[0]
     if not names:
@@ -70,6 +73,18 @@ def the_only_one(daemon: Daemon, catalog: Catalog, records: Records) -> str:
     raise UsageProblem(
         f"{len(names)} models of ours are installed", hint=f"Choose with `--model`: {shown}"
     )
+
+
+@contextmanager
+def did_you_mean(daemon: Daemon, name: str) -> Iterator[None]:
+    """Where the daemon has no model `name`, say which of its names is the nearest."""
+    try:
+        yield
+    except ModelNotInstalled as exc:
+        names = [model.name.removesuffix(":latest") for model in daemon.models()]
+        if not (near := difflib.get_close_matches(name, names, n=1)):
+            raise
+        raise ModelNotInstalled(exc.message, hint=f"Did you mean `{near[0]}`?") from exc
 
 
 def catalog_name(shown: Shown, catalog: Catalog, records: Records, host: str) -> str:

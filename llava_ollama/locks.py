@@ -5,18 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llava_ollama.errors import LlavaOllamaError
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 
 @contextmanager
 def locked(path: Path, *, waiting: Callable[[], None] | None = None) -> Iterator[None]:
-    """Hold the lock file `path`; call `waiting` once if another process has it, then wait."""
+    """Hold the lock file `path`; call `waiting` once if another process has it, then wait.
+
+    Raises:
+        LlavaOllamaError: the lock file cannot be made.
+    """
     import filelock
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(path)
-    try:
-        lock.acquire(blocking=False)
-    except filelock.Timeout:
+    if not _taken(lock, path):
         if waiting is not None:
             waiting()
         lock.acquire()
@@ -28,17 +35,35 @@ def locked(path: Path, *, waiting: Callable[[], None] | None = None) -> Iterator
 
 @contextmanager
 def if_free(path: Path) -> Iterator[bool]:
-    """Hold the lock file `path` if nobody else does; yield whether that is so."""
+    """Hold the lock file `path` if nobody else does; yield whether that is so.
+
+    Raises:
+        LlavaOllamaError: the lock file cannot be made.
+    """
     import filelock
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(path)
-    try:
-        lock.acquire(blocking=False)
-    except filelock.Timeout:
+    if not _taken(lock, path):
         yield False
         return
     try:
         yield True
     finally:
         lock.release()
+
+
+def _taken(lock: BaseFileLock, path: Path) -> bool:
+    """Take the lock without waiting; return whether that worked."""
+    import filelock
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        return False
+    except OSError as exc:
+        raise LlavaOllamaError(
+            f"the lock file `{path}` cannot be made: {exc.strerror}",
+            hint="Mend the folder's permissions, or free space on its disk",
+        ) from exc
+    return True

@@ -6,6 +6,7 @@ cannot be quoted is refused. Values never become part of the Go template; that t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -18,6 +19,10 @@ _COMMANDS = {
     *("PARAMETER", "MESSAGE", "REQUIRES"),
 }
 _QUOTES = '"""'
+_KEY = re.compile(r"[A-Za-z0-9_]+")
+_LINE = re.compile(r"[^\r\n]*[\r\n]|[^\r\n]+")
+_BLANKS = " \t"
+"""What separates words: Ollama's parser knows no other white space."""
 LLAMA3 = "llama3-instruct"
 """The name that stands for the shipped Llama-3-instruct chat template."""
 
@@ -114,9 +119,9 @@ def instructions(text: str) -> Iterator[Instruction]:
     Raises:
         TemplateError: an unknown command, or a quote that never ends.
     """
-    lines = iter(text.split("\n"))
+    lines = _lines(text)
     for line in lines:
-        stripped = line.lstrip(" \t\r")
+        stripped = line.strip("\r\n").lstrip(_BLANKS)
         if not stripped or stripped.startswith("#"):
             continue
         command, value = _split(stripped)
@@ -127,13 +132,47 @@ def instructions(text: str) -> Iterator[Instruction]:
             )
         key = ""
         if command.upper() == "PARAMETER":
-            key, value = _split(value.lstrip(" \t"))
-        yield Instruction(command.upper(), _value(value, lines), key)
+            key, value = _split(value.lstrip(_BLANKS))
+            if _KEY.fullmatch(key) is None:
+                raise TemplateError(
+                    f"`{key}` is not the name of a parameter",
+                    hint="Write `PARAMETER name value`",
+                )
+        end = line[len(line.rstrip("\r\n")) :]
+        yield Instruction(command.upper(), _value(value + end, lines), key)
+
+
+def sources(text: str) -> list[str]:
+    """Return what follows the FROMs at the head of a Modelfile that a daemon wrote.
+
+    A daemon writes other people's words after them, and does not quote all that needs it, so the
+    rest is not read.
+    """
+    found: list[str] = []
+    for line in _lines(text):
+        command, value = _split(line.strip("\r\n").lstrip(_BLANKS))
+        if command.upper() == "FROM":
+            found.append(_unquote(value.strip()) or "")
+        elif command and not command.startswith("#"):
+            break
+    return found
+
+
+def _lines(text: str) -> Iterator[str]:
+    """Yield the lines with their ends; Ollama also ends one at every carriage return.
+
+    It drops what is unprintable, everywhere.
+    """
+    yield from _LINE.findall("".join(c for c in text if _is_kept(c)))
+
+
+def _is_kept(character: str) -> bool:
+    return character.isprintable() or character in "\r\n\t"
 
 
 def _split(text: str) -> tuple[str, str]:
-    word = text.split(maxsplit=1)[0] if text.split() else ""
-    return word, text[len(word) :]
+    end = min((at for c in _BLANKS if (at := text.find(c)) >= 0), default=len(text))
+    return text[:end], text[end:]
 
 
 def _value(first: str, lines: Iterator[str]) -> str:
@@ -146,7 +185,7 @@ def _value(first: str, lines: Iterator[str]) -> str:
                 f"a quote that begins with `{first.strip()[:40]}` never ends",
                 hint=f"Close it with {_QUOTES}",
             )
-        buffer += f"\n{following}"
+        buffer += following
     return value
 
 
@@ -161,10 +200,12 @@ def _unquote(text: str) -> str | None:
 
 def quote_path(path: str) -> str:
     """Return a path as it may stand after FROM: bare where it can, else in quotes."""
-    _printable(path.replace("\t", "\n"), "file name", allowed="")
-    if path != path.strip() or path.startswith('"') or not path:
-        return f'"{path}"'
-    return path
+    if not path:
+        raise TemplateError("a Modelfile needs a file after FROM", hint="Name both files")
+    _printable(path, "file name", allowed="")
+    if path.startswith('"'):
+        return _triple(path, "file name")
+    return f'"{path}"' if path != path.strip() else path
 
 
 def _parameter_lines(given: Mapping[str, ParameterValue]) -> Iterator[tuple[str, str]]:
@@ -193,7 +234,7 @@ def _triple(value: str, what: str) -> str:
 def _printable(value: str, what: str, allowed: str = "\n\t") -> None:
     """Refuse what Ollama's parser drops without a word: all that Go calls not printable."""
     for character in value:
-        if not character.isprintable() and character not in allowed:
+        if not (character.isprintable() or character in allowed):
             raise TemplateError(
                 f"the {what} holds the character U+{ord(character):04X}, "
                 "which a Modelfile cannot carry",

@@ -24,6 +24,9 @@ PARAMETER_TYPES: Mapping[str, type] = {
 """Ollama's options (api/types.go). A daemon stores a parameter of a wrong type without a word and
 then fails every request, so they are checked here."""
 
+_LARGEST = 2**53
+"""Ollama reads every number as a 64-bit float, which holds whole numbers exactly up to here."""
+
 
 @dataclass(frozen=True)
 class Package:
@@ -69,13 +72,15 @@ def _parameter(name: str, value: Any) -> ParameterValue:
             hint=f"Known are {', '.join(sorted(PARAMETER_TYPES))}",
         )
     if kind is tuple and isinstance(value, str | list | tuple):
-        return (value,) if isinstance(value, str) else tuple(str(item) for item in value)
+        texts = (value,) if isinstance(value, str) else tuple(str(item) for item in value)
+        if texts and all(texts):  # an empty stop would end every answer before its first word
+            return texts
     if kind is bool and str(value).lower() in {"true", "false"}:
         return str(value).lower() == "true"
     try:
         if kind in {int, float} and not isinstance(value, bool | list | tuple):
             number = float(value)
-            if kind is float or number == int(number):
+            if abs(number) <= _LARGEST and (kind is float or number == int(number)):
                 return int(number) if kind is int else number
     except (TypeError, ValueError, OverflowError):
         pass

@@ -11,9 +11,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
+
+from llava_ollama.errors import LlavaOllamaError
 
 Kind = Literal["pending", "installed", "rewritten", "transient"]
 
@@ -35,23 +39,47 @@ class Records:
                 yield record
 
     def put(self, kind: Kind, *key: str, record: Mapping[str, str]) -> None:
-        """Write a record and wait until the disk has it."""
+        """Write a record and wait until the disk has it.
+
+        Raises:
+            LlavaOllamaError: the state folder cannot be written.
+        """
         path = self._path(kind, key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_suffix(f".{os.getpid()}.tmp")
-        with fresh.open("w", encoding="utf-8") as file:
-            json.dump(dict(record), file)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
+        # Threads of one process share its id, so that is not enough for a name of one's own.
+        fresh = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")
+        with self._writing():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with fresh.open("w", encoding="utf-8") as file:
+                    json.dump(dict(record), file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                fresh.replace(path)
+            finally:
+                fresh.unlink(missing_ok=True)
 
     def drop(self, kind: Kind, *key: str) -> None:
-        """Remove a record, if it is there."""
-        self._path(kind, key).unlink(missing_ok=True)
+        """Remove a record, if it is there.
+
+        Raises:
+            LlavaOllamaError: the state folder cannot be written.
+        """
+        with self._writing():
+            self._path(kind, key).unlink(missing_ok=True)
 
     def lock_file(self, kind: Kind, *key: str) -> Path:
         """Return the path of the lock that belongs to a record."""
         return self._path(kind, key).with_suffix(".lock")
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as exc:
+            raise LlavaOllamaError(
+                f"the state folder `{self._folder}` cannot be written: {exc.strerror}",
+                hint="Mend its permissions or free space, or set `LLAVA_OLLAMA_STATE` to another",
+            ) from exc
 
     def _path(self, kind: Kind, key: tuple[str, ...]) -> Path:
         name = hashlib.sha256("\0".join(key).encode()).hexdigest()[:24]

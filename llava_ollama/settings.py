@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,6 +30,12 @@ DEFAULT_TIMEOUT = 600.0
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _OLLAMA_PORT = 11434
 _LAST_PORT = 65535
+_PORT = re.compile(r"[0-9]{0,5}", re.ASCII)
+"""Five digits, since `int` itself raises for some thousands; none is the default port, as in Go."""
+_NOT_IN_NAMES = frozenset("\"#%&'()*+,/:;<=>?@[\\]^`{|}$! ")
+_PLAIN = "/:@&=+$,;!'()*~"
+_LONGEST_TIMEOUT = 1e8
+"""Three years; the system's own calls take no more than some thousand."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,11 @@ class Settings:
 
     @classmethod
     def read(
-        cls, *, host: str | None = None, environment: Mapping[str, str] = os.environ
+        cls,
+        *,
+        host: str | None = None,
+        environment: Mapping[str, str] = os.environ,
+        platform: str = sys.platform,
     ) -> Settings:
         """Build the settings from flags and the environment.
 
@@ -52,15 +63,22 @@ class Settings:
             UsageProblem: a value cannot be meant; the message names the variable.
         """
         get = environment.get
+
+        def folder(kind: str) -> Path:
+            own = get(f"LLAVA_OLLAMA_{kind.upper()}")
+            return _path(own, environment) if own else _folder(kind, environment, platform)
+
         own_catalog = get("LLAVA_OLLAMA_CATALOG")
         catalog = (
-            Path(own_catalog) if own_catalog else _folder("config", environment) / "catalog.toml"
+            _path(own_catalog, environment)
+            if own_catalog
+            else _folder("config", environment, platform) / "catalog.toml"
         )
         return cls(
             host=parse_host(host, "--host") if host else parse_host(get("OLLAMA_HOST", "")),
             catalog=catalog if own_catalog or catalog.is_file() else None,
-            cache=Path(get("LLAVA_OLLAMA_CACHE") or _folder("cache", environment)),
-            state=Path(get("LLAVA_OLLAMA_STATE") or _folder("state", environment)),
+            cache=folder("cache"),
+            state=folder("state"),
             timeout=_seconds(get("LLAVA_OLLAMA_TIMEOUT"), "LLAVA_OLLAMA_TIMEOUT"),
         )
 
@@ -70,7 +88,8 @@ def parse_host(text: str, origin: str = "OLLAMA_HOST") -> str:
 
     `[scheme://]host[:port][/path]`, with spaces and quotes around it; IPv6 with or without
     brackets; 0.0.0.0 and :: are addresses to listen on, so a client takes the loopback address.
-    Stricter than Ollama in one thing: it warns of a bad port and talks to another, this raises.
+    Stricter than Ollama where it only warns (a bad port: it goes on to another one) or goes on
+    to fail (a scheme or host name that nothing can connect to).
 
     Raises:
         UsageProblem: no address can be made of it.
@@ -81,56 +100,67 @@ def parse_host(text: str, origin: str = "OLLAMA_HOST") -> str:
         scheme, rest = "http", value
         if value == "ollama.com":
             scheme, rest = "https", "ollama.com:443"
-    default = _DEFAULT_PORTS.get(scheme, _OLLAMA_PORT) if separator else _OLLAMA_PORT
     if scheme not in _DEFAULT_PORTS:
         raise _bad_host(text, origin, f"`{scheme}` is neither http nor https")
+    default = _DEFAULT_PORTS[scheme] if separator else _OLLAMA_PORT
     where, _, path = rest.partition("/")
     name, port = _split_port(where)
-    if port is not None and not (port.isascii() and port.isdigit() and int(port) <= _LAST_PORT):
+    if not _PORT.fullmatch(port) or int(port or 0) > _LAST_PORT:
         raise _bad_host(text, origin, f"`{port}` is not a port")
-    name = _connectable(name or "127.0.0.1")
-    if not name or any(
-        c.isspace() or c in "@?#\\[]" or not c.isprintable() for c in name.strip("[]")
-    ):
+    host = _connectable(name or "127.0.0.1")
+    if host is None or where in {"http:", "https:"}:  # `http:/h`
         raise _bad_host(text, origin, f"`{name}` is not a host name")
-    url = f"{scheme}://{name}:{port or default}"
-    return f"{url}/{path.rstrip('/')}" if path.rstrip("/") else url
+    return f"{scheme}://{host}:{int(port) if port else default}{_escaped(path)}"
 
 
 def is_loopback(url: str) -> bool:
     """Whether `url` (of `parse_host`) is on this machine, where no proxy has any business."""
     name = url.partition("://")[2].partition("/")[0].rpartition(":")[0].strip("[]")
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
+    address = _ip(name)
+    if address is not None:
+        return address.is_loopback
+    return f".{name.lower().rstrip('.')}".endswith(".localhost")
 
 
-def _split_port(where: str) -> tuple[str, str | None]:
+def _split_port(where: str) -> tuple[str, str]:
     """Split `host:port`; a bare IPv6 address has colons but no port."""
-    if _is_ip(where.strip("[]")):
-        return where.strip("[]"), None
+    if _ip(where.strip("[]")) is not None:
+        return where.strip("[]"), ""
     name, colon, port = where.rpartition(":")
-    return (name.strip("[]"), port) if colon else (where, None)
+    if not colon:
+        return where, ""
+    inner = name.removeprefix("[").removesuffix("]")
+    return (inner if f"[{inner}]" == name else name), port
 
 
-def _is_ip(text: str) -> bool:
+def _ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        ipaddress.ip_address(text)
+        address = ipaddress.ip_address(text)
     except ValueError:
-        return False
-    return True
+        return None
+    if set("[]:") & set(text.partition("%")[2]):
+        return None  # Python takes everything after `%` for the zone, `]:1234` as well
+    # Go writes ::ffff:127.0.0.1 as 127.0.0.1, and so it is known as the loopback address.
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
 
 
-def _connectable(name: str) -> str:
-    if not _is_ip(name):
-        return name
-    address = ipaddress.ip_address(name)
-    if address.is_unspecified:
-        address = ipaddress.ip_address("127.0.0.1" if address.version == 4 else "::1")  # noqa: PLR2004 - IPv4
-    return str(address) if address.version == 4 else f"[{address}]"  # noqa: PLR2004 - IPv4
+def _connectable(name: str) -> str | None:
+    """Return `name` as it stands in a URL, or None when it is no host's name."""
+    address = _ip(name)
+    if address is None:
+        return name if name.isprintable() and not set(name) & _NOT_IN_NAMES else None
+    if isinstance(address, ipaddress.IPv4Address):
+        return "127.0.0.1" if address.is_unspecified else str(address)
+    return "[::1]" if address.is_unspecified else f"[{address}]"
+
+
+def _escaped(path: str) -> str:
+    """Return a path as it stands in a URL; as in Go, `%` is a per cent sign and no escape."""
+    from urllib.parse import quote
+
+    kept = "/".join(part for part in path.split("/") if part)
+    return f"/{quote(kept, safe=_PLAIN)}" if kept else ""
 
 
 def _bad_host(text: str, origin: str, why: str) -> UsageProblem:
@@ -147,21 +177,35 @@ def _seconds(text: str | None, origin: str) -> float:
         value = float(text)
     except ValueError:
         value = 0.0
-    if not 0 < value < float("inf"):
+    if not 0 < value <= _LONGEST_TIMEOUT:
         raise UsageProblem(
             f"`{text}` in {origin} is not a number of seconds", hint=f"Try `{origin}=600`"
         )
     return value
 
 
-def _folder(kind: str, environment: Mapping[str, str]) -> Path:
+def _path(text: str, environment: Mapping[str, str]) -> Path:
+    """Return the path that a variable names; `~` is the home folder, as in a shell."""
+    path = Path(text)
+    if path.parts[:1] == ("~",):
+        path = _home(environment).joinpath(*path.parts[1:])
+    return path.absolute()
+
+
+def _home(environment: Mapping[str, str]) -> Path:
+    return Path(environment.get("HOME") or Path.home())
+
+
+def _folder(kind: str, environment: Mapping[str, str], platform: str) -> Path:
     """Return the platform's folder for this program's `config`, `cache` or `state`."""
-    home = Path(environment.get("HOME") or Path.home())
-    if sys.platform == "darwin":
+    home = _home(environment)
+    if platform == "darwin":
         base = home / "Library" / ("Caches" if kind == "cache" else "Application Support")
-    elif sys.platform == "win32":
+    elif platform == "win32":
         base = Path(environment.get("LOCALAPPDATA") or home / "AppData" / "Local")
     else:
-        default = {"config": ".config", "cache": ".cache", "state": ".local/state"}[kind]
-        base = Path(environment.get(f"XDG_{kind.upper()}_HOME") or home / default)
+        base = home / {"config": ".config", "cache": ".cache", "state": ".local/state"}[kind]
+        # The XDG specification has relative paths ignored.
+        if (own := environment.get(f"XDG_{kind.upper()}_HOME", "")).startswith("/"):
+            base = Path(own)
     return base / "llava-ollama"

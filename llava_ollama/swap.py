@@ -4,57 +4,116 @@ The new model is made under a temporary name. Then: copy the old one to a backup
 one onto the real name, delete the backup, delete the temporary. In this order no blob is orphaned
 and no temporary name stays in the model's `parent_model`. The one gap is inside the daemon: `copy`
 truncates a manifest before it writes it, so a daemon that is killed in that instant leaves an
-*empty* manifest. That cannot be deleted, but it can be copied over.
+*empty* manifest. That cannot be deleted, but it can be written over.
 
-Every name is written down before it is made. Whoever takes the lock next, after a kill, settles
-what the record says.
+Every name, and every step that touches the real one, is written down before it is made. Whoever
+takes the lock next, after a kill, settles what the record says.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+import struct
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Literal
 
 from llava_ollama import locks
 from llava_ollama.daemon import Daemon, full_name
-from llava_ollama.errors import ModelBroken, ModelConflict, ModelNotInstalled
+from llava_ollama.errors import (
+    DaemonError,
+    DaemonTimeout,
+    LlavaOllamaError,
+    ModelBroken,
+    ModelConflict,
+    ModelNotInstalled,
+)
 from llava_ollama.progress import Reporter
 from llava_ollama.records import Records
 
 State = Literal["good", "broken", "absent"]
+Phase = Literal["", "place", "replace", "done"]
+"""How far an exchange has come: nothing touched, onto a free or broken name, onto a good model
+that has a backup, or through."""
 PREFIX = "llava-ollama-"
 """What every temporary and backup name begins with."""
+_GRACE = 0.3
+"""Seconds for the daemon to finish a request that we have hung up on; `copy` takes milliseconds,
+and `create` stops at its next status line."""
+_KEYS = {"host", "name", "temporary", "backup"}
 
 
 class Exchange:
     """One exchange under way: a temporary name to fill, and the way onto the real name."""
 
-    def __init__(self, daemon: Daemon, record: dict[str, str]) -> None:
-        self.temporary = record["temporary"]
+    def __init__(
+        self, daemon: Daemon, records: Records, record: dict[str, str], locked: ExitStack
+    ) -> None:
+        self.record = record
         self._daemon = daemon
-        self._record = record
+        self._records = records
+        self._locked = locked
+        self._alone = False
 
-    def put_in_place(self, *, replace: bool) -> None:
-        """Move the temporary model onto the real name.
+    @property
+    def temporary(self) -> str:
+        """The name under which the new model is to be made and checked."""
+        return self.record["temporary"]
+
+    def alone(self, reporter: Reporter) -> None:
+        """Keep our other processes from changing this daemon until the exchange is over.
+
+        To be called when the blobs are there: sending them takes minutes, the rest seconds.
+        """
+        if not self._alone:
+            told = f"another install into {self._daemon.host} is under way; waiting for it"
+            waiting = _telling(reporter, told)
+            self._locked.enter_context(_alone(self._daemon, self._records, waiting))
+            self._alone = True
+
+    def put_in_place(self, *, replace: bool, damaged: bool = False) -> None:
+        """Move the temporary model onto the real name, whose model was seen `damaged` before.
 
         Raises:
             ModelConflict: somebody took the name meanwhile, and `replace` is not set.
+            ModelBroken: the model that has the name cannot be read, and could be before.
         """
-        daemon, name, backup = self._daemon, self._record["name"], self._record["backup"]
-        daemon.show(self.temporary)
-        if state(daemon, name) == "good":
+        daemon, name, backup = self._daemon, self.record["name"], self.record["backup"]
+        phase: Phase = "place"
+        if _readable(daemon, name, damaged=damaged):
             if not replace:
                 raise ModelConflict(
                     f"`{name}` was installed by somebody else meanwhile",
                     hint="Look at it with `llava-ollama show`, or replace it with `--force`",
                 )
             daemon.copy(name, backup)
+            daemon.show(backup)
+            phase = "replace"
+        daemon.show(self.temporary)
+        self._note(phase)
         daemon.copy(self.temporary, name)
         daemon.show(name)
-        for other in (backup, self.temporary, *self._record["leftover"].split()):
-            _remove(daemon, other, donors=[name])
+        self._note("done")
+
+    def close(self, reporter: Reporter, *, forget: bool = True) -> None:
+        """Settle the exchange; a failure of that is told, and must not hide another error."""
+        try:
+            settle(self._daemon, self.record)
+        except LlavaOllamaError as exc:
+            reporter.note(
+                f"what the install of `{self.record['name']}` made on the way is still there, "
+                f"since {exc.message}; the next install or remove clears it"
+            )
+            return
+        if forget:
+            self._records.drop("pending", *_key(self.record))
+
+    def _note(self, phase: Phase) -> None:
+        self.record["phase"] = phase
+        self._records.put("pending", *_key(self.record), record=self.record)
 
 
 @contextmanager
@@ -63,61 +122,64 @@ def exclusive(
 ) -> Iterator[Exchange]:
     """Hold the name `name` for an exchange; on any way out but success the old model is back."""
     key = (daemon.host, full_name(name))
-
-    def waiting() -> None:
-        reporter.note(f"another install of `{name}` is under way; waiting for it")
-
-    with locks.locked(records.lock_file("pending", *key), waiting=waiting):
-        left = records.get("pending", *key)
-        leftover = settle(daemon, left) if left else []
+    waiting = _telling(reporter, f"another install of `{name}` is under way; waiting for it")
+    with ExitStack() as locked:
+        locked.enter_context(locks.locked(records.lock_file("pending", *key), waiting=waiting))
+        if left := records.get("pending", *key):
+            with _alone(daemon, records):
+                settle(daemon, left)
         token = secrets.token_hex(6)
         record = {
             "host": daemon.host,
             "name": name,
             "temporary": f"{PREFIX}new-{token}",
             "backup": f"{PREFIX}old-{token}",
-            "leftover": " ".join(leftover),
+            "phase": "",
         }
         records.put("pending", *key, record=record)
+        exchange = Exchange(daemon, records, record, locked)
         try:
-            yield Exchange(daemon, record)
-        except BaseException:
-            _close(records, key, record, settle(daemon, record))
+            yield exchange
+        except BaseException as exc:
+            if exc.__cause__ is not None or not isinstance(exc, LlavaOllamaError):
+                time.sleep(_GRACE)
+            # A daemon that was silent for too long may yet finish: then the record is kept.
+            exchange.close(reporter, forget=not isinstance(exc, DaemonTimeout))
             raise
-        records.drop("pending", *key)
+        # The model is in place: what is left to clear is no reason to call that a failure.
+        exchange.close(reporter)
 
 
 def recover(daemon: Daemon, records: Records) -> list[str]:
     """Settle what killed installs left on this daemon; return the names that they were for."""
     settled = []
     for record in records.all("pending"):
-        if record.get("host") != daemon.host or "name" not in record:
+        if not record.keys() >= _KEYS or record["host"] != daemon.host:
             continue
-        key = (daemon.host, full_name(record["name"]))
+        key = _key(record)
         with locks.if_free(records.lock_file("pending", *key)) as free:
             # Read again under the lock: its writer may have finished in between.
             if free and (current := records.get("pending", *key)) is not None:
-                _close(records, key, current, settle(daemon, current))
+                with _alone(daemon, records):
+                    settle(daemon, current)
+                records.drop("pending", *key)
                 settled.append(record["name"])
     return settled
 
 
-def settle(daemon: Daemon, record: dict[str, str]) -> list[str]:
-    """Bring a name back to a whole model, or to none, and remove the names beside it.
-
-    Returns:
-        The names with an empty manifest for which the daemon has no whole model to copy over
-        them; the next install has one.
-    """
+def settle(daemon: Daemon, record: dict[str, str]) -> None:
+    """Finish an exchange that is through, take any other one back, and remove the names beside."""
     name, temporary, backup = record["name"], record["temporary"], record["backup"]
-    here = state(daemon, name)
-    if here != "good" and state(daemon, backup) == "good":
-        daemon.copy(backup, name)
-        here = "good"
-    beside = [backup, temporary, *record.get("leftover", "").split()]
-    unwanted = beside if here == "good" else [name, *beside]
-    donors = [name, *beside]
-    return [other for other in unwanted if not _remove(daemon, other, donors=donors)]
+    phase = record.get("phase", "")
+    if phase == "replace" and state(daemon, backup) == "good":
+        if not _same(daemon, backup, name):
+            daemon.copy(backup, name)
+            daemon.show(name)
+    # A name that was free before: only what this exchange has put there may go.
+    elif phase == "place" and (state(daemon, name) != "good" or _same(daemon, temporary, name)):
+        _remove(daemon, name)
+    for other in (backup, temporary):
+        _remove(daemon, other)
 
 
 def state(daemon: Daemon, name: str) -> State:
@@ -131,42 +193,99 @@ def state(daemon: Daemon, name: str) -> State:
     return "good"
 
 
-def remove(daemon: Daemon, name: str) -> None:
-    """Delete a model, also one whose manifest is empty.
+def remove(daemon: Daemon, name: str, records: Records | None = None) -> None:
+    """Delete a model, also one whose manifest is empty; one that is not there is no error.
 
-    Raises:
-        ModelBroken: its manifest is empty and the daemon has no whole model to copy over it.
+    With `records`, an install by another process is not disturbed.
     """
-    if not _remove(daemon, name, donors=[]):
-        raise ModelBroken(
-            f"`{name}` has an empty manifest, which the daemon cannot delete",
-            hint="Install it again; that replaces the manifest",
-        )
+    with _alone(daemon, records) if records else nullcontext():
+        _remove(daemon, name)
 
 
-def _close(
-    records: Records, key: tuple[str, str], record: dict[str, str], leftover: list[str]
-) -> None:
-    """Forget a settled record, or keep it for the names that could not be removed yet."""
-    if leftover:
-        records.put("pending", *key, record={**record, "leftover": " ".join(leftover)})
-    else:
-        records.drop("pending", *key)
+def _telling(reporter: Reporter, message: str) -> Callable[[], None]:
+    return lambda: reporter.note(message)
 
 
-def _remove(daemon: Daemon, name: str, *, donors: list[str]) -> bool:
-    """Delete `name` if it is there; return False where it cannot be deleted yet.
+@contextmanager
+def _alone(
+    daemon: Daemon, records: Records, waiting: Callable[[], None] | None = None
+) -> Iterator[None]:
+    """Keep our other processes from changing this daemon.
 
-    `DELETE` of an empty manifest fails, so a whole model is copied over it first.
+    `DELETE` takes away every blob that no manifest names *yet*, so also those that a `create`
+    under way has found or made, and while it does so other models' `show` may fail.
     """
-    here = state(daemon, name)
-    if here == "absent":
-        return True
-    if here == "broken":
-        candidates = [d for d in donors if d != name] + [m.name for m in daemon.models()]
-        donor = next((d for d in candidates if state(daemon, d) == "good"), None)
-        if donor is None:
-            return False
-        daemon.copy(donor, name)
-    daemon.delete(name)
+    with locks.locked(records.lock_file("pending", daemon.host), waiting=waiting):
+        yield
+
+
+def _readable(daemon: Daemon, name: str, *, damaged: bool) -> bool:
+    """Return whether `name` is a whole model; a broken one must have been seen as `damaged`.
+
+    Otherwise one failed request would be enough to write over a good model without a backup.
+    """
+    try:
+        daemon.show(name)
+    except ModelNotInstalled:
+        return False
+    except ModelBroken:
+        if not damaged:
+            raise
+        return False
     return True
+
+
+def _key(record: dict[str, str]) -> tuple[str, str]:
+    return record["host"], full_name(record["name"])
+
+
+def _same(daemon: Daemon, one: str, other: str) -> bool:
+    """Return whether two names are the same model, as far as the daemon tells."""
+    try:
+        shown = [dataclasses.replace(daemon.show(name), name="") for name in (one, other)]
+    except (ModelNotInstalled, ModelBroken):
+        return False
+    return shown[0] == shown[1]
+
+
+def _remove(daemon: Daemon, name: str) -> None:
+    """Delete `name` if it is there; an empty manifest, which `DELETE` refuses, is replaced first.
+
+    `show` cannot be asked whether it is there: 0.24 says "not found" also of a missing blob.
+    """
+    try:
+        daemon.delete(name)
+    except ModelNotInstalled:
+        return
+    except DaemonError:
+        if state(daemon, name) != "broken":
+            raise
+        _write_over(daemon, name)
+        daemon.delete(name)
+
+
+def _write_over(daemon: Daemon, name: str) -> None:
+    """Give `name` a manifest that can be deleted: another model's, else a projector of nothing."""
+    for listed in daemon.models():
+        if state(daemon, listed.name) == "good":
+            daemon.copy(listed.name, name)
+            return
+    digest = hashlib.sha256(_NOTHING).hexdigest()
+    if not daemon.has_blob(digest):
+        daemon.upload(digest, len(_NOTHING), [_NOTHING])
+    for _ in daemon.create(name, files={"x.gguf": digest}, template="", system="", parameters={}):
+        pass
+
+
+def _gguf_text(text: bytes) -> bytes:
+    return struct.pack("<Q", len(text)) + text
+
+
+_NOTHING = (
+    b"GGUF"
+    + struct.pack("<IQQ", 3, 0, 1)
+    + _gguf_text(b"general.architecture")
+    + struct.pack("<I", 8)
+    + _gguf_text(b"clip")
+)
+"""A GGUF file without tensors. Called a projector, since 0.34.0 would rewrite a model."""

@@ -10,7 +10,7 @@ from llava_ollama.engine.interface import Message, Request
 from llava_ollama.images import PreparedPicture, prepare
 
 SENTENCE = "A red circle on a white background."
-WILD = {"temperature": 10.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+WILD: dict[str, Any] = {"temperature": 10.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
 """Any token of the vocabulary, so that an answer ends after some hundred tokens only."""
 
 

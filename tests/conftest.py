@@ -51,7 +51,7 @@ def start(version: str, folder: Path) -> RunningDaemon:
 def ollama(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningDaemon]:
-    """A real daemon of each version that users have; it is shared, so tests use names of their own."""
+    """A daemon of each version that users have; it is shared, so tests use names of their own."""
     version = str(request.param)
     daemon = start(version, tmp_path_factory.mktemp(f"ollama-{version}"))
     yield daemon

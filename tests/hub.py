@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import resource
 import socket
 import struct
 import subprocess
@@ -60,6 +61,8 @@ class Fault:
     """So many bytes more than were promised, with a length header that says so."""
     size: int | None = None
     """A size that the Hub claims."""
+    sizeless: bool = False
+    """The Hub does not tell the size."""
     bare: bool = False
     """An answer without commit and ETag, as from a login page."""
 
@@ -214,16 +217,15 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.bare:
             return self._answer(200, {"Content-Type": "text/html"})
         cdn = f"http://127.0.0.1:{hub._cdn.server_address[1]}"
-        return self._answer(
-            302,
-            {
-                "Location": f"{cdn}/cdn/{file.etag}?Signature={SIGNATURE}",
-                "X-Repo-Commit": file.commit,
-                "X-Linked-ETag": f'"{file.etag}"',
-                "X-Linked-Size": str(fault.size or file.size),
-                "ETag": f'"{file.etag[:40]}"',
-            },
-        )
+        headers = {
+            "Location": f"{cdn}/cdn/{file.etag}?Signature={SIGNATURE}",
+            "X-Repo-Commit": file.commit,
+            "X-Linked-ETag": f'"{file.etag}"',
+            "ETag": f'"{file.etag[:40]}"',
+        }
+        if not fault.sizeless:
+            headers["X-Linked-Size"] = str(fault.size or file.size)
+        return self._answer(302, headers)
 
     def _missing(self, repo: str, revision: str) -> str:
         files = self.server.hub.files
@@ -329,9 +331,16 @@ class Speaking(Reporter):
 
 
 def start_fetch(
-    file: WeightFile, downloads: Path, *, environment: dict[str, str] | None = None
+    file: WeightFile,
+    downloads: Path,
+    *,
+    environment: dict[str, str] | None = None,
+    largest: int | None = None,
 ) -> subprocess.Popen[str]:
-    """Fetch `file` in another process; it says what happens on its standard output, as JSON."""
+    """Fetch `file` in another process; it says what happens on its standard output, as JSON.
+
+    `largest` is the number of bytes that its operating system lets it write into a file.
+    """
     home = downloads.parent
     clean = {
         "PATH": os.environ["PATH"],
@@ -339,7 +348,7 @@ def start_fetch(
         "HF_HOME": str(home / "hf"),
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
-    job = {**asdict(file), "path": None, "downloads": str(downloads)}
+    job = {**asdict(file), "path": None, "downloads": str(downloads), "largest": largest}
     return subprocess.Popen(
         [sys.executable, "-m", "tests.hub", json.dumps(job)],
         cwd=ROOT,
@@ -351,12 +360,20 @@ def start_fetch(
 
 
 def _fetch(job: dict[str, Any]) -> list[object]:
+    if (largest := job.pop("largest")) is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
     weights = Weights(downloads=Path(job.pop("downloads")), reporter=Speaking(), wait=0.01)
     try:
         local = weights.fetch(WeightFile(**job))
     except LlavaOllamaError as exc:
         return ["error", type(exc).__name__, str(exc), exc.hint]
-    return ["done", str(local.path), local.sha256, local.origin]
+    return ["done", str(local.path), local.sha256, _peak()]
+
+
+def _peak() -> int:
+    """Return the most memory that this process has had, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Starting and ending llama.cpp in this process: which files it takes, and what it leaves behind."""
+"""Starting and ending llama.cpp in this process: which files it takes, what it leaves behind."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 
+import gguf
 import httpx
 import pytest
 import xllamacpp
@@ -60,7 +61,10 @@ def raw_server(model: Path, projector: Path | None = None) -> xllamacpp.Server:
         params.mmproj.path = str(projector)
     params.n_ctx, params.n_parallel, params.warmup, params.verbosity = 512, 1, False, -1
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
-    return xllamacpp.Server(params)
+    params.endpoint_metrics = True
+    server = xllamacpp.Server(params)
+    server.handle_metrics()  # see `_serve`: now it can be ended
+    return server
 
 
 def share_right(engine: LlamaCppEngine, pictures: int) -> float:
@@ -116,26 +120,21 @@ def test_a_missing_pre_tokenizer_is_told_with_the_command(tmp_path):
     assert f"llava-ollama mend '{model}' -o " in note
 
 
-@pytest.mark.parametrize(
-    ("published", "feature_layer", "at_least", "below"),
-    [(False, False, 0.95, 1.01), (True, False, 0.0, 0.6), (True, True, 0.95, 1.01)],
-    ids=["bundled", "published", "published, with its feature layer"],
-)
-def test_the_share_of_right_answers(
-    published, feature_layer, at_least, below, tmp_path, record_property
-):
-    """Every engine runs one block too few unless the feature layer is set: llama.cpp issue 25817."""
-    model, projector = MODEL, PROJECTOR
-    if published:
-        model = published_model(MODEL, tmp_path / "model.gguf")
-        projector = published_projector(
-            PROJECTOR, tmp_path / "mmproj.gguf", feature_layer=feature_layer
-        )
-    engine = start_embedded(model, projector, cache=tmp_path)
-    share = share_right(engine, 60)
-    engine.close()
-    record_property("share", share)
-    assert at_least <= share < below
+def test_the_share_of_right_answers(tmp_path, record_property):
+    """All engines run one block too few unless the feature layer is set (llama.cpp issue 25817)."""
+    model = published_model(MODEL, tmp_path / "model.gguf")
+    plain = published_projector(PROJECTOR, tmp_path / "plain.gguf")
+    whole = published_projector(PROJECTOR, tmp_path / "whole.gguf", feature_layer=True)
+    pairs = {"bundled": (MODEL, PROJECTOR), "published": (model, plain), "whole": (model, whole)}
+    share = {}
+    for form, pair in pairs.items():
+        engine = start_embedded(*pair, cache=tmp_path)
+        share[form] = share_right(engine, 60)
+        engine.close()
+        record_property(form, share[form])
+    assert share["bundled"] >= 0.95
+    assert share["whole"] >= 0.95
+    assert share["published"] < 0.6
 
 
 def test_files_that_are_refused_before_they_are_loaded(tmp_path):
@@ -155,16 +154,14 @@ def test_files_that_are_refused_before_they_are_loaded(tmp_path):
     refuse(cut, PROJECTOR, "`.*cut.gguf`")
     # Both would end this process with SIGSEGV.
     for tensor in ("v.position_embd.weight", "mm.2.bias"):
-        lame = rewrite(PROJECTOR, tmp_path / "lame.gguf", {}, keep=lambda name, t=tensor: name != t)
+        lame = rewrite(PROJECTOR, tmp_path / "lame.gguf", {}, keep=tensor.__ne__)
         refuse(MODEL, lame, f"lacks the tensor `{tensor}`")
 
 
 def other_vocabulary(folder: Path) -> Path:
-    tokens = [f"<|{name}|>" for name in ("start_header_id", "end_header_id", "eot_id")]
-    import gguf
-
+    """Write the model with the tokens of a turn under other names."""
     old = gguf.GGUFReader(MODEL).fields["tokenizer.ggml.tokens"].contents()
-    new = [f"<|im_{token[2:5]}|>" if token in tokens else token for token in old]
+    new = [token.replace("_id|>", "_no|>").replace("<|eot", "<|end") for token in old]
     return rewrite(MODEL, folder / "other.gguf", {"tokenizer.ggml.tokens": new})
 
 
@@ -184,17 +181,18 @@ def test_a_model_that_is_no_llama_3_is_refused(tmp_path):
 def test_a_server_without_a_projector_is_refused():
     server = raw_server(MODEL)
     engine = LlamaCppEngine(server.listening_address)
-    for use in (engine.image_size, lambda: engine.answer(ask())):
-        with pytest.raises(UsageProblem, match="has no projector") as caught:
-            use()
-        assert "--mmproj" in (caught.value.hint or "")
+    with pytest.raises(UsageProblem, match="has no projector") as caught:
+        engine.answer(ask())
+    with pytest.raises(UsageProblem, match="has no projector"):
+        engine.image_size()
+    assert "--mmproj" in (caught.value.hint or "")
     engine.close()
 
 
 def test_what_llama_cpp_does_not_load_is_our_error(tmp_path):
     # All tensors are there, but of a layer more than the model says it has blocks.
     model = rewrite(MODEL, tmp_path / "odd.gguf", {"llama.block_count": 7})
-    with pytest.raises(EngineUnavailable, match="llama.cpp cannot load `.*odd.gguf`") as caught:
+    with pytest.raises(EngineUnavailable, match=r"llama\.cpp cannot load `.*odd\.gguf`") as caught:
         start_embedded(model, PROJECTOR, cache=tmp_path)
     assert "llama-server --model" in (caught.value.hint or "")
 
@@ -246,8 +244,20 @@ def test_close_while_another_thread_waits_for_an_answer(tmp_path):
     assert "closed" in str(caught[0])
 
 
-def test_nobody_else_on_this_machine_can_ask(engine):
+def test_close_at_once(tmp_path):
+    """Measured without a sign of life from the server's loop: it hangs within 20 rounds."""
+    for _ in range(30):
+        start_embedded(MODEL, PROJECTOR, cache=tmp_path).close()
+
+
+def test_nobody_else_on_this_machine_can_ask(tmp_path):
+    engine = start_embedded(MODEL, PROJECTOR, cache=tmp_path)
     assert httpx.get(f"{engine.url}/props", trust_env=False).status_code == 401
+    other = LlamaCppEngine(engine.url)
+    with pytest.raises(DaemonError, match="asks for an API key"):
+        other.answer(ask())
+    other.close()
+    engine.close()
 
 
 def test_it_says_nothing(tmp_path, capfd):

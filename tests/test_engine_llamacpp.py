@@ -199,7 +199,7 @@ def test_async_is_the_same(tmp_path):
 
 
 def test_what_llama_cpp_cannot_take_is_told_in_its_words(engine, tmp_path):
-    broken = PreparedPicture(b"no picture", "PNG", 1, 1)
+    broken = PreparedPicture(b"no picture", 1, 1)
     with pytest.raises(ImageError, match="Failed to load image") as refused:
         engine.answer(ask(broken))
     assert str(refused.value).startswith("llama.cpp in this process cannot read a picture: ")

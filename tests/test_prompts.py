@@ -22,7 +22,7 @@ META = (
     "{{ content }}{% endfor %}{% if add_generation_prompt %}"
     "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
 )
-PICTURE = PreparedPicture(b"", "PNG", 1, 1)
+PICTURE = PreparedPicture(b"", 1, 1)
 
 texts = st.text() | st.sampled_from(
     ["", " ", "\n\n", "\x1f", "\u3000x\u00a0", "\u200b", "{{ bos_token }}", '"""', "<|eot_id|>"]

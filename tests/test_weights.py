@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import filecmp
 import inspect
 import json
 import os
 import signal
+import socket
+import ssl
 import time
 from collections import Counter, deque
 from dataclasses import replace
@@ -27,6 +30,7 @@ from llava_ollama.errors import (
 )
 from llava_ollama.progress import Reporter
 from llava_ollama.weights import LocalFile, Weights, hub_errors
+from llava_ollama.weights.download import disk
 from tests.hub import FINE, SIGNATURE, Fault, LoopbackHub, make_file, start_fetch
 
 MB = 1 << 20
@@ -137,15 +141,19 @@ def check(hub: LoopbackHub, local: LocalFile, file: WeightFile) -> None:
 
 
 def interrupted(hub: LoopbackHub, weights: Weights, file: WeightFile) -> int:
-    """Let a download fail after 45 MB and return how many bytes of it are kept."""
-    hub.on_body.append(Fault(cut=45 * MB))
+    """Let a download fail after 53 MB and return how many bytes of it are kept."""
+    # A reset takes with it what the receiver has not read yet, some megabytes; http_get passes it
+    # on at once, whereas after a mere end it waits for a second.
+    hub.on_body.append(Fault(cut=53 * MB, reset=True))
     hub.always_body = Fault(status=500)
     failure(weights, file, HubUnreachable)
     hub.always_body = FINE
     hub.requests.clear()
     hub.served = 0
     (partial,) = partials(weights)
-    return partial.stat().st_size
+    kept = partial.stat().st_size
+    assert kept in {4 * CHUNK, 5 * CHUNK}
+    return kept
 
 
 # What is at hand
@@ -194,7 +202,7 @@ def test_folders_are_searched_by_name(hub, weights, small, tmp_path):
     assert not hub.requests
 
 
-def test_another_file_of_the_name_is_passed_over(hub, weights, small, reporter, tmp_path):
+def test_another_file_of_the_name_is_passed_over(weights, small, reporter, tmp_path):
     other = tmp_path / "folder" / "mmproj.gguf"
     other.parent.mkdir()
     other.write_bytes(b"GGUF")
@@ -297,6 +305,13 @@ def test_other_bytes_on_the_hub_than_pinned_are_not_fetched(hub, weights, small)
     assert not hub.bodies()
 
 
+def test_a_hub_that_does_not_tell_sizes(hub, weights, small):
+    hub.always_head = Fault(sizeless=True)
+    assert weights().locate(unpinned(small)).missing is None
+    check(hub, weights().fetch(unpinned(small)), small)
+    check(hub, weights(downloads=weights().downloads / "2").fetch(small), small)
+
+
 def test_a_file_without_any_sha256_is_refused(hub, weights, small):
     key = (REPO, "main", small.name)
     hub.files[key] = replace(hub.files[key], etag="a" * 40)
@@ -329,7 +344,6 @@ def test_a_download_that_rots_is_moved_aside(weights, small):
 
 def test_resume_after_a_failure(hub, weights, big, reporter):
     kept = interrupted(hub, weights(), big)
-    assert kept == 4 * CHUNK
     assert weights().locate(big).missing == big.size - kept
     check(hub, weights().fetch(big), big)
     assert [request.range for request in hub.bodies()] == [f"bytes={kept}-"]
@@ -339,7 +353,7 @@ def test_resume_after_a_failure(hub, weights, big, reporter):
 
 
 def test_cuts_and_resets_are_survived_and_told(hub, weights, big, reporter):
-    hub.on_body.extend([Fault(cut=25 * MB, reset=True), Fault(cut=25 * MB)])
+    hub.on_body.extend([Fault(cut=29 * MB, reset=True), Fault(cut=25 * MB)])
     check(hub, weights().fetch(big), big)
     assert [request.range for request in hub.bodies()] == [
         None,
@@ -351,7 +365,7 @@ def test_cuts_and_resets_are_survived_and_told(hub, weights, big, reporter):
 
 
 def test_getting_further_fills_the_budget_up(hub, weights, big):
-    hub.on_body.extend([Fault(cut=10 * MB, reset=True)] * 6)
+    hub.on_body.extend([Fault(cut=19 * MB, reset=True)] * 6)
     check(hub, weights().fetch(big), big)
 
 
@@ -365,24 +379,25 @@ def test_a_server_that_ignores_the_range(hub, weights, big, reporter):
 
 
 def test_starting_anew_for_ever_is_given_up(hub, weights, big):
-    hub.always_body = Fault(ignore_range=True, cut=25 * MB, reset=True)
+    hub.always_body = Fault(ignore_range=True, cut=29 * MB, reset=True)
     failure(weights(), big, HubUnreachable)
     assert len(hub.bodies()) <= 7
 
 
 def test_a_refused_range_starts_anew(hub, weights, big):
-    interrupted(hub, weights(), big)
+    kept = interrupted(hub, weights(), big)
     hub.on_body.append(Fault(status=416))
     check(hub, weights().fetch(big), big)
-    assert [request.range for request in hub.bodies()] == [f"bytes={4 * CHUNK}-", None]
+    assert [request.range for request in hub.bodies()] == [f"bytes={kept}-", None]
 
 
-def test_more_bytes_than_promised(hub, weights, big):
+def test_more_bytes_than_promised(hub, weights, big, small):
     hub.on_body.append(Fault(surplus=100))
     check(hub, weights().fetch(big), big)
     hub.always_body = Fault(surplus=100)
-    greedy = weights(downloads=weights().downloads / "other")
-    assert "more than the" in str(failure(greedy, big, HubUnreachable))
+    error = failure(weights(), small, HubUnreachable)
+    assert str(error) == f"more than the {small.size} bytes of `mmproj.gguf` arrived"
+    assert len(hub.bodies()) == 7
 
 
 def test_a_partial_file_that_is_too_long_or_complete(hub, weights, big, big_path):
@@ -399,14 +414,14 @@ def test_a_partial_file_that_is_too_long_or_complete(hub, weights, big, big_path
     assert hub.served == big.size
 
 
-def test_a_changed_file_starts_anew(hub, weights, big, reporter, tmp_path):
+def test_a_changed_file_starts_anew(hub, weights, big, tmp_path):
     fetching = weights()
     interrupted(hub, fetching, unpinned(big))
     newer = make_file(tmp_path / "newer.gguf", 70 * MB, seed=2)
     changed = hub.publish(newer, REPO, name=big.name)
     check(hub, fetching.fetch(unpinned(big)), changed)
     assert [request.range for request in hub.bodies()] == [None]
-    assert "the Hub has another `model.gguf` now: starting anew" in reporter.notes
+    assert "the Hub has another `model.gguf` now: starting anew" in fetching.reporter.notes
     assert not partials(fetching)
 
 
@@ -507,11 +522,19 @@ def test_a_stall_is_given_up_and_resumed(hub, big, tmp_path):
     assert [request.range for request in hub.bodies()] == [None, f"bytes={2 * CHUNK}-"]
 
 
+def test_memory_does_not_grow_with_the_file(hub, big, small, tmp_path):
+    peaks = []
+    for file in (small, big):
+        with start_fetch(file, tmp_path / "here", environment={"HF_ENDPOINT": hub.url}) as process:
+            peaks.append(last(process)[3])
+    assert peaks[1] - peaks[0] < 50 * MB
+
+
 # What the Hub refuses
 
 
 @pytest.mark.parametrize(
-    ("fault", "kind", "words"),
+    "case",
     [
         (Fault(401), AccessDenied, "the Hub denies access to `owner/llava` (HTTP 401)"),
         (Fault(403), AccessDenied, "the Hub denies access to `owner/llava` (HTTP 403)"),
@@ -526,12 +549,13 @@ def test_a_stall_is_given_up_and_resumed(hub, big, tmp_path):
         (Fault(bare=True), DownloadError, "answers, but not as a Hub does"),
     ],
 )
-def test_refusals_are_not_tried_again(hub, weights, small, fault, kind, words):
+def test_refusals_are_not_tried_again(hub, weights, small, case):
+    fault, kind, words = case
     hub.always_head = fault
     error = failure(weights(), small, kind)
     assert type(error) is kind
     assert words in str(error)
-    assert error.hint is not None or fault.status in {400, 410}
+    assert error.hint
     assert len(hub.requests) == 1
     assert error.exit_code == 1
 
@@ -567,10 +591,11 @@ def test_names_that_cannot_be_meant(hub, weights, small):
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 429, 408])
-def test_what_passes_is_tried_again(hub, weights, small, status, reporter):
+def test_what_passes_is_tried_again(hub, weights, small, status):
     hub.on_head.extend([Fault(status)] * 3)
-    weights().fetch(small)
-    assert len(reporter.notes) == 3
+    fetching = weights()
+    fetching.fetch(small)
+    assert len(fetching.reporter.notes) == 3
 
 
 def test_the_server_may_say_when(hub, weights, small):
@@ -595,6 +620,20 @@ def test_http_gets_own_retries_count(hub, weights, small, reporter):
     assert any("HTTP Error 429 thrown while requesting GET" in note for note in reporter.notes)
 
 
+@pytest.mark.parametrize("status", [408, 429])
+def test_what_http_get_has_retried_is_not_retried_again(small, status):
+    import httpx2
+    from huggingface_hub.errors import HfHubHTTPError
+
+    for method, seconds in (("GET", None), ("HEAD", 7.0)):
+        response = httpx2.Response(
+            status, request=httpx2.Request(method, "https://hub/x"), headers={"Retry-After": "7"}
+        )
+        with pytest.raises(HubUnreachable) as caught, hub_errors.door(small, "https://hub"):
+            raise HfHubHTTPError("busy", response=response)
+        assert hub_errors.patience(caught.value) == seconds
+
+
 @pytest.mark.parametrize("status", [500, 503])
 def test_what_does_not_pass_ends(hub, weights, small, status):
     hub.always_body = Fault(status)
@@ -612,8 +651,28 @@ def test_nothing_answers(weights, small):
 
 
 def test_an_address_with_a_password_is_not_shown(weights, small):
-    error = failure(weights(endpoint="http://me:geheim@127.0.0.1:9"), small, HubUnreachable)
-    assert "geheim" not in str(error)
+    error = failure(weights(endpoint="http://me:geheim@127.0.0.1:9/x"), small, HubUnreachable)
+    assert "`http://127.0.0.1:9`" in str(error)
+    error = failure(weights(endpoint="me:geheim@127.0.0.1"), small, UsageProblem)
+    assert "`127.0.0.1` is not the address of a Hub" in str(error)
+
+
+def test_reasons_are_told_apart(small):
+    import httpx2
+
+    reasons = {
+        ssl.SSLCertVerificationError("self-signed"): "its certificate is not trusted here",
+        socket.gaierror(-2, "Name or service not known"): "its name is not known here",
+        OSError(errno.ENETUNREACH, "Network is unreachable"): "network is unreachable",
+    }
+    for inner, words in reasons.items():
+        with pytest.raises(HubUnreachable) as caught, hub_errors.door(small, "https://hub"):
+            raise httpx2.ConnectError("secret") from inner
+        assert str(caught.value).endswith(f"from `https://hub`: {words}")
+        pointless = isinstance(inner, ssl.SSLCertVerificationError)
+        assert (hub_errors.patience(caught.value) is None) == pointless
+    with pytest.raises(HubUnreachable, match="no answer in time"), hub_errors.door(small, "hub"):
+        raise httpx2.ReadTimeout("secret")
 
 
 # The disk
@@ -625,6 +684,25 @@ def test_space_is_looked_at_first(hub, weights, small):
     assert "`mmproj.gguf` needs 1000000000.0 GB in `" in str(error)
     assert "LLAVA_OLLAMA_CACHE" in str(error.hint)
     assert not hub.bodies()
+
+
+def test_a_disk_that_fills_up(tmp_path):
+    with pytest.raises(NotEnoughSpace) as caught, disk(tmp_path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert str(caught.value) == f"no space is left in `{tmp_path}`"
+
+
+def test_a_file_system_that_refuses_to_go_on(hub, weights, big, tmp_path):
+    downloads = tmp_path / "downloads"
+    environment = {"HF_ENDPOINT": hub.url}
+    with start_fetch(big, downloads, environment=environment, largest=35 * MB) as process:
+        kind, name, message, hint = last(process)
+    assert (kind, name) == ("error", "DownloadError")
+    assert message == f"`{downloads}` cannot be used: file too large"
+    assert "LLAVA_OLLAMA_CACHE" in hint
+    hub.served = 0
+    check(hub, weights().fetch(big), big)
+    assert hub.served == big.size - 35 * MB
 
 
 def test_a_folder_that_is_none(weights, small, tmp_path):
@@ -660,7 +738,10 @@ def test_offline_mode(hub, small, tmp_path):
 IGNORED = {
     # Raised by parts of huggingface_hub that are not called here.
     "InferenceTimeoutError",
+    "SSEError",
     "TextGenerationError",
+    # Always made into an HfHubHTTPError by huggingface_hub.
+    "HTTPStatusError",
     # Mistakes in a program, not in the world: they keep their traceback.
     "CookieConflict",
     "StreamError",
@@ -694,7 +775,7 @@ def test_every_error_of_the_http_libraries_has_a_translation():
     )
 
 
-def test_no_translation_repeats_foreign_words(hub, small):
+def test_no_translation_repeats_foreign_words(small):
     import httpx2
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -707,7 +788,7 @@ def test_no_translation_repeats_foreign_words(hub, small):
             exc = kind(secret)
         error = translate(exc, small, "https://hub")
         assert SIGNATURE not in f"{error} {error.hint}"
-        assert error.hint or kind in (HfHubHTTPError, httpx2.TooManyRedirects, httpx2.DecodingError)
+        assert error.hint
 
 
 def test_subclasses_are_translated_before_their_bases():

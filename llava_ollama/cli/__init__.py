@@ -30,9 +30,9 @@ COMMANDS = {
 
 EXAMPLES = """\b
 Examples:
-  llava-ollama install --quant int4                the 8B model, 5.5 GB
+  llava-ollama demo
+  llava-ollama install --quant int4
   llava-ollama ask photo.jpg "What is in it?"
-  llava-ollama demo                                a tiny model, in a second
 """
 
 

@@ -97,8 +97,11 @@ class App:
     def llava(self, name: str) -> Llava:
         """Return a client of the installed model `name`."""
         from llava_ollama.client import Llava
+        from llava_ollama.daemon import full_name
 
-        llava = Llava(name, host=self.settings.host, timeout=self.settings.timeout)
+        full_name(name)
+        settings = self.settings
+        llava = Llava(name, host=settings.host, timeout=settings.timeout, reporter=self.reporter)
         self._open.callback(llava.close)
         return llava
 
@@ -116,10 +119,16 @@ class App:
             )
         if embedded:
             entry, _, quant = embedded.partition(":")
-            return Llava.embedded(entry, quant=quant or None)
+            return self.embedded(entry, quant or None)
         if server:
-            return Llava.server(server, timeout=self.settings.timeout)
+            return Llava.server(server, timeout=self.settings.timeout, reporter=self.reporter)
         return self.llava(name or inventory.the_only_one(self.daemon, self.catalog, self.records))
+
+    def embedded(self, name: str, quant: str | None = None) -> Llava:
+        """Return a client of a catalog model that llama.cpp runs in this process."""
+        from llava_ollama.client import Llava
+
+        return Llava.embedded(name, quant=quant, reporter=self.reporter)
 
     def close(self) -> None:
         """Close what was opened."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,22 +13,30 @@ import click
 
 from llava_ollama.cli.app import App
 from llava_ollama.cli.complete import installed
-from llava_ollama.cli.frame import global_options
+from llava_ollama.cli.frame import command, global_options
 from llava_ollama.errors import UsageProblem
 
 if TYPE_CHECKING:
     from llava_ollama.client import Llava
+    from llava_ollama.engine.interface import Answer, Chunk
 
+_PATH = click.Path(readable=False)
+"""For the shell's completion; whether a picture can be read is said by its reader."""
 _JSON = "JSON: {text, finish, usage, times, model_digest, engine}."
 
 
-@click.command(epilog=_JSON)
-@click.argument("words", nargs=-1, required=True, metavar="IMAGE... PROMPT")
+@command(epilog=_JSON)
+@click.argument("words", nargs=-1, required=True, type=_PATH, metavar="IMAGE... PROMPT")
 @click.option("--model", "-m", shell_complete=installed, help="An installed model.")
 @click.option("--system", help="System prompt.")
 @click.option("--temperature", type=float, help="0 for the same answer every time.")
 @click.option("--seed", type=int, help="For the same random choices every time.")
-@click.option("--max-tokens", type=click.IntRange(min=1), help="End the answer after so many.")
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="End the answer after N tokens.",
+)
 @click.option("--embedded", metavar="MODEL", help="Run this catalog model here, without Ollama.")
 @click.option("--server", metavar="URL", help="Ask a llama-server instead of Ollama.")
 @global_options
@@ -47,20 +59,18 @@ def ask(
     that is installed.
     """
     *pictures, prompt = words
-    if not pictures or _is_picture(prompt):
-        raise UsageProblem(
-            "the prompt is missing: the last word is a picture"
-            if _is_picture(prompt)
-            else "there is no picture before the prompt",
-            hint='Write it as `llava-ollama ask photo.jpg "Describe this image"`',
-        )
+    hint = 'Write it as `llava-ollama ask photo.jpg "Describe this image"`'
+    if _is_picture(prompt):
+        raise UsageProblem(f"the prompt is missing: `{prompt}` is a picture", hint=hint)
+    if not pictures:
+        raise UsageProblem("there is no picture before the prompt", hint=hint)
     given = {"temperature": temperature, "seed": seed, "num_predict": max_tokens}
     options = {key: value for key, value in given.items() if value is not None}
-    with app.asked(model, embedded=embedded, server=server) as llava:
+    with app.asked(model, embedded=embedded, server=server) as llava, _meant(app, model):
         _answer(app, llava, pictures, prompt, system=system, options=options)
 
 
-@click.command(epilog=_JSON)
+@command(epilog=_JSON)
 @click.argument("name", shell_complete=installed)
 @click.argument("words", nargs=-1, required=True, metavar='"PICTURE PROMPT"')
 @global_options
@@ -68,41 +78,67 @@ def ask(
 def run(app: App, name: str, words: tuple[str, ...]) -> None:
     """Ask with the picture's name in the prompt.
 
-    The model card's own form: `run llava-llama3-int4 "xx.png Describe this image"`. Every word that is a picture on this machine is attached and taken out of the prompt.
+    The model card's own form: `run llava-llama3-int4 "xx.png Describe this image"`. Every word
+    that is a picture on this machine is attached and taken out of the prompt.
     """
     from llava_ollama.client import DESCRIBE
 
-    pictures, rest = _split(words)
+    pictures, prompt = _split(" ".join(words))
     for picture in pictures:
         app.out.note(f"attached {picture}")
-    with app.asked(name) as llava:
-        _answer(app, llava, pictures, " ".join(rest) or DESCRIBE)
+    with app.asked(name) as llava, _meant(app, name):
+        _answer(app, llava, pictures, prompt or DESCRIBE)
 
 
-def _split(words: tuple[str, ...]) -> tuple[list[str], list[str]]:
-    """Tell pictures from words.
+def _split(text: str) -> tuple[list[str], str]:
+    """Tell pictures from the prompt around them.
 
     Raises:
         UsageProblem: a word is named like a picture, but there is no such picture.
     """
     pictures: list[str] = []
-    rest: list[str] = []
-    # A whole argument may be a path with spaces in it.
-    parts = [[w] if _is_picture(w) else w.split() for w in words]
-    for word in (word for part in parts for word in part):
-        bare = word.strip("'\"`,;")
-        if _is_picture(bare):
-            pictures.append(bare)
-        elif Path(bare).suffix.lower() in _ENDINGS:
-            raise UsageProblem(
-                f"there is no picture `{bare}`",
-                hint="Check its path; to speak of it without showing it, use `llava-ollama ask`",
-            )
+    prompt = ""
+    spans = [match.span() for match in re.finditer(r"\S+\s*", text)]
+    while spans:
+        picture, length = _longest_picture(text, spans)
+        if length:
+            pictures.append(picture)
         else:
-            rest.append(word)
-    return pictures, rest
+            word = text[slice(*spans[0])]
+            _check_missing(word.strip())
+            prompt += word
+        del spans[: length or 1]
+    return pictures, prompt.strip()
 
 
+def _longest_picture(text: str, spans: list[tuple[int, int]]) -> tuple[str, int]:
+    """Return the picture that the words at `spans` begin with, and of how many words its path is.
+
+    `my picture.png` is a path of two words; Ollama's own form has a backslash before the space.
+    """
+    for length in range(min(len(spans), _LONGEST), 0, -1):
+        path = _bare(text[spans[0][0] : spans[length - 1][1]].strip())
+        for spelled in (path, path.replace("\\ ", " ")):
+            if _is_picture(spelled):
+                return spelled, length
+    return "", 0
+
+
+def _check_missing(word: str) -> None:
+    if Path(_bare(word)).suffix.lower() in _ENDINGS:
+        raise UsageProblem(
+            f"there is no picture `{_bare(word)}`",
+            hint="Check its path; to speak of it without showing it, use `llava-ollama ask`",
+        )
+
+
+def _bare(word: str) -> str:
+    """Return a word without the quotes and punctuation around it."""
+    return word.lstrip("'\"`(").rstrip("'\"`),;:!?.")
+
+
+_LONGEST = 12
+"""Words in a path."""
 _ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 
 
@@ -125,15 +161,14 @@ def _answer(
     options: dict[str, float] | None = None,
 ) -> None:
     """Ask, and print the answer: whole with `--json`, else as it is made."""
-    paths = [p if p == "-" else str(Path(p).expanduser()) for p in pictures]
+    for what, text in (("prompt", prompt), ("system prompt", system or "")):
+        if not text.isascii() and text != text.encode(errors="ignore").decode():
+            raise UsageProblem(f"the {what} is not UTF-8 text", hint="Check the terminal's locale")
+    paths = [os.path.expanduser(p) for p in pictures]  # noqa: PTH111 - Path eats half of `https://`
     if app.json:
         app.out.result(llava.ask(paths, prompt, system=system, options=options))
         return
-    answer = None
-    for chunk in llava.stream(paths, prompt, system=system, options=options):
-        app.out.piece(chunk.text)
-        answer = chunk.answer or answer
-    app.out.piece("\n")
+    answer = _printed(app, llava.stream(paths, prompt, system=system, options=options))
     if answer and answer.finish == "length":
         app.out.note("the answer was cut off at its limit")
     if answer:
@@ -141,3 +176,29 @@ def _answer(
             f"{answer.usage.prompt_tokens} prompt tokens, {answer.usage.completion_tokens} "
             f"answer tokens, {answer.times.total:.2f} s, package {answer.model_digest}"
         )
+
+
+def _printed(app: App, chunks: Iterator[Chunk]) -> Answer | None:
+    """Print an answer as it is made, and end its line, come what may."""
+    answer, text = None, ""
+    try:
+        for chunk in chunks:
+            app.out.piece(chunk.text)
+            text += chunk.text
+            answer = chunk.answer or answer
+    finally:
+        if text and not text.endswith("\n"):
+            app.out.piece("\n")
+    return answer
+
+
+@contextmanager
+def _meant(app: App, name: str | None) -> Iterator[None]:
+    """Where the daemon does not know the named model, name the nearest that it has."""
+    from llava_ollama import inventory
+
+    if name is None:
+        yield
+        return
+    with inventory.did_you_mean(app.daemon, name):
+        yield

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from llava_ollama.progress import Reporter
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import Progress, TaskID
 
 
@@ -61,9 +63,7 @@ class Bars(ClosableReporter):
 
     def note(self, message: str) -> None:
         """Print a note above the bars."""
-        self._start().console.print(message, markup=False, highlight=False)
-        if not self._tasks:
-            self.close()
+        self._console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         """Remove all bars and show the cursor again."""
@@ -71,9 +71,14 @@ class Bars(ClosableReporter):
             self._progress.stop()
             self._progress = None
 
+    @cached_property
+    def _console(self) -> Console:
+        from rich.console import Console
+
+        return Console(stderr=True, no_color=not self._colour)
+
     def _start(self) -> Progress:
         if self._progress is None:
-            from rich.console import Console
             from rich.progress import (
                 BarColumn,
                 DownloadColumn,
@@ -89,7 +94,7 @@ class Bars(ClosableReporter):
                 DownloadColumn(),
                 TransferSpeedColumn(),
                 TimeRemainingColumn(),
-                console=Console(stderr=True, no_color=not self._colour),
+                console=self._console,
                 transient=True,
             )
             self._progress.start()

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
+
+if TYPE_CHECKING:
+    from llava_ollama.catalog import Catalog
 
 
 def models(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001 - Click's signature
     """Offer the catalog's names."""
-    from llava_ollama import catalog
-
-    return [name for name in catalog.load().entries if name.startswith(incomplete)]
+    return [name for name in _catalog().entries if name.startswith(incomplete)]
 
 
 def quants(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001 - likewise
     """Offer the quants of the model that stands before."""
-    from llava_ollama import catalog
-
-    entries = catalog.load().entries
-    entry = entries.get(str(ctx.params.get("model") or "llava-llama3"))
-    return [quant for quant in (entry.quants if entry else ()) if quant.startswith(incomplete)]
+    entries = _catalog().entries
+    # With an option that waits for its value, Click has not told the arguments from the rest.
+    words = [str(ctx.params.get("model")), *ctx.args, "llava-llama3"]
+    entry = next(entries[word] for word in words if word in entries)
+    return [quant for quant in entry.quants if quant.startswith(incomplete)]
 
 
 def installed(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001 - likewise
@@ -28,8 +31,21 @@ def installed(ctx: click.Context, param: click.Parameter, incomplete: str) -> li
     from llava_ollama.settings import Settings
 
     try:
-        found = Daemon(Settings.read().host, timeout=2).models()
+        given = ctx.params.get("global_host") or ctx.find_root().params.get("global_host")
+        found = Daemon(Settings.read(host=given).host, timeout=2).models()
     except LlavaOllamaError:
         return []
     names = [model.name.removesuffix(":latest") for model in found]
     return [name for name in names if name.startswith(incomplete)]
+
+
+def _catalog() -> Catalog:
+    """Return the catalog with the user's own, or without it where that has a mistake."""
+    from llava_ollama import catalog
+    from llava_ollama.errors import LlavaOllamaError
+    from llava_ollama.settings import Settings
+
+    try:
+        return catalog.load(Settings.read().catalog)
+    except LlavaOllamaError:
+        return catalog.load()

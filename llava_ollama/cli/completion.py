@@ -6,10 +6,10 @@ import click
 from click.shell_completion import get_completion_class
 
 from llava_ollama.cli.app import App
-from llava_ollama.cli.frame import global_options
+from llava_ollama.cli.frame import command, global_options
 
 
-@click.command()
+@command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @global_options
 @click.pass_context

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import click
 
 from llava_ollama.cli.app import App
-from llava_ollama.cli.frame import global_options
-from llava_ollama.errors import CheckFailed, DaemonUnreachable
+from llava_ollama.cli.frame import command, global_options
+from llava_ollama.errors import CheckFailed, DaemonUnreachable, EngineUnavailable
 
 if TYPE_CHECKING:
     from llava_ollama.client import Llava
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
-@click.command(epilog="JSON: {engine, pictures: [{picture, answer, right}]}.")
+@command(epilog="JSON: {engine, pictures: [{picture, answer, right}]}.")
 @click.option(
     "--folder",
     type=_FOLDER,
@@ -59,17 +59,26 @@ def demo(app: App, folder: Path) -> None:
 @contextmanager
 def _tiny(app: App) -> Iterator[tuple[Llava, str]]:
     """Yield a client of the tiny model and the name of what runs it."""
-    from llava_ollama.client import Llava
-
     try:
-        version = app.daemon.version()
+        app.daemon.version()
     except DaemonUnreachable as exc:
         app.out.detail(exc.message)
-        with Llava.embedded("tiny-llava") as llava:
+        with _embedded(app) as llava:
             yield llava, "llama.cpp in this process"
         return
     with _installed(app) as name:
-        yield app.llava(name), f"Ollama {version} at {app.settings.host}"
+        yield app.llava(name), f"Ollama at {app.settings.host}"
+
+
+def _embedded(app: App) -> Llava:
+    try:
+        return app.embedded("tiny-llava")
+    except EngineUnavailable as exc:
+        raise EngineUnavailable(
+            f"neither an Ollama daemon at {app.settings.host} nor llama.cpp in this process can "
+            "run the demo",
+            hint=f"{exc.hint}, or start Ollama with `ollama serve`",
+        ) from exc
 
 
 @contextmanager
@@ -85,5 +94,5 @@ def _installed(app: App) -> Iterator[str]:
         installer.apply(installer.plan(wanted))
         yield name
     finally:
-        swap.remove(app.daemon, name)
+        swap.remove(app.daemon, name, app.records)
         app.records.drop("installed", app.settings.host, full_name(name))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import click
 
 from llava_ollama.cli.app import App
-from llava_ollama.cli.frame import global_options
+from llava_ollama.cli.frame import command, global_options
 
 SOME_FAILED = 4
 UNREACHABLE = 3
 
 
-@click.command(epilog="JSON: {findings: [{check, status, detail, fix}]}.")
+@command(epilog="JSON: {findings: [{check, status, detail, fix}]}.")
 @global_options
 @click.pass_context
 def doctor(ctx: click.Context) -> None:

@@ -8,15 +8,17 @@ import click
 
 from llava_ollama.cli.app import App
 from llava_ollama.cli.complete import models, quants
-from llava_ollama.cli.frame import global_options
+from llava_ollama.cli.frame import command, global_options
 from llava_ollama.errors import UsageProblem
 
-_PATH = click.Path(path_type=Path)
+_PATH = click.Path(path_type=Path, readable=False)
 
 
-@click.command(epilog="JSON: {modelfile, path}.")
+@command(epilog="JSON: {modelfile, path}.")
 @click.argument("model", required=False, shell_complete=models)
-@click.option("--quant", shell_complete=quants, help="Which quant, such as int4 or f16.")
+@click.option(
+    "--quant", metavar="QUANT", shell_complete=quants, help="Which quant, such as int4 or f16."
+)
 @click.option("-o", "--output", type=_PATH, help="Write it to this file.")
 @click.option("--force", is_flag=True, help="Overwrite the file.")
 @global_options
@@ -39,7 +41,7 @@ def render(
     app.out.result({"modelfile": text, "path": output}, f"wrote {output}")
 
 
-@click.command(epilog="JSON: {path, changes, sha256}.")
+@command(epilog="JSON: {path, changes, sha256}.")
 @click.argument("file", type=_PATH)
 @click.option("-o", "--output", type=_PATH, required=True, help="Where the mended copy goes.")
 @click.option("--force", is_flag=True, help="Overwrite the file.")
@@ -53,7 +55,7 @@ def mend(app: App, file: Path, output: Path, *, force: bool) -> None:
     """
     from llava_ollama.gguf.mend import mend as mend_file
 
-    mended = mend_file(file, output, overwrite=force)
+    mended = mend_file(file, output, overwrite=force, reporter=app.reporter)
     lines = [f"{change}" for change in mended.changes] or ["nothing to mend: no file was written"]
     app.out.result(mended, "\n".join([*lines, *([f"wrote {output}"] if mended.changes else [])]))
 

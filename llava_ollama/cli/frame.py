@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
 import click
 
 from llava_ollama.cli.app import App
-from llava_ollama.errors import LlavaOllamaError
+from llava_ollama.cli.output import Output
+from llava_ollama.errors import LlavaOllamaError, UsageProblem
 
 INTERRUPTED = 130
 _GLOBAL = "global_"
+_NARROW = 60
+"""Columns below which a help text is broken up more."""
 
 
 def global_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -46,6 +51,21 @@ _OPTIONS = (
 )
 
 
+class Command(click.Command):
+    """A command whose help shows its own options first."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the command's own options, then those that every command has."""
+        _write_options(self, ctx, formatter)
+
+
+def command(
+    name: str | None = None, *, epilog: str | None = None
+) -> Callable[[Callable[..., Any]], Command]:
+    """Make a function a command, as `click.command` does."""
+    return click.command(name, cls=Command, epilog=epilog)
+
+
 class LazyGroup(click.Group):
     """A group that imports a command's module when the command is called, and not before."""
 
@@ -66,6 +86,11 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)  # noqa: S101 - the table above is ours
         return command
 
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands, then the options."""
+        self.format_commands(ctx, formatter)
+        _write_options(self, ctx, formatter)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands from `SUMMARIES`, without importing them."""
         with formatter.section("Commands"):
@@ -81,13 +106,28 @@ class LazyGroup(click.Group):
             from llava_ollama.catalog import suggestion
 
             hint = suggestion(args[0], self._commands_at, "Commands are")
-            raise click.UsageError(f"no command `{args[0]}`. {hint}", ctx) from exc
+            raise UsageProblem(f"no command `{args[0]}`", hint=hint) from exc
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """Read the options that stand before the command."""
+        # Click itself never writes less than 50 columns wide.
+        columns = min(shutil.get_terminal_size().columns, 80)
+        extra.setdefault("terminal_width", max(columns - 2, 30))
+        with _worded():
+            return super().make_context(info_name, args, parent, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; what we raise on purpose becomes two lines and an exit code."""
         app = ctx.ensure_object(App)
         try:
-            return super().invoke(ctx)
+            with _worded():
+                return super().invoke(ctx)
         except LlavaOllamaError as exc:
             app.out.error(exc.message, exc.hint)
             if app.verbose and exc.__cause__ is not None:
@@ -98,6 +138,62 @@ class LazyGroup(click.Group):
             ctx.exit(INTERRUPTED)
         finally:
             app.close()
+
+
+class _BadCall(click.ClickException):
+    """A call that Click refuses, told in our two lines."""
+
+    exit_code = UsageProblem.exit_code
+
+    def __init__(self, exc: click.UsageError) -> None:
+        super().__init__(_message(exc))
+        path = exc.ctx.command_path if exc.ctx else "llava-ollama"
+        self._hint = f"`{path} --help` shows how it is called"
+        if isinstance(exc, click.NoSuchOption) and exc.possibilities:
+            self._hint = f"Did you mean `{exc.possibilities[0]}`?"
+
+    def show(self, file: Any = None) -> None:  # noqa: ARG002 - Click's signature
+        """Print it to stderr."""
+        Output().error(self.message, self._hint)
+
+
+@contextmanager
+def _worded() -> Iterator[None]:
+    try:
+        yield
+    except click.exceptions.NoArgsIsHelpError:
+        raise
+    except click.UsageError as exc:
+        raise _BadCall(exc) from exc
+
+
+def _message(exc: click.UsageError) -> str:
+    """Return Click's sentence as we write ours."""
+    if isinstance(exc, click.NoSuchOption):
+        return f"no option `{exc.option_name}`"
+    param = exc.param if isinstance(exc, click.BadParameter) else None
+    name = "" if param is None else param.opts[-1] if param.param_type_name == "option" else (
+        param.human_readable_name
+    )  # fmt: skip
+    if isinstance(exc, click.MissingParameter):
+        return f"`{name}` is missing"
+    said = exc.message.rstrip(".").replace("'", "`")
+    said = said[:1].lower() + said[1:]
+    return f"`{name}`: {said}" if name else said
+
+
+def _write_options(
+    command: click.Command, ctx: click.Context, formatter: click.HelpFormatter
+) -> None:
+    sections: dict[str, list[tuple[str, str]]] = {"Options": [], "Global options": []}
+    for param in command.get_params(ctx):
+        record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
+        if record is not None:
+            shared = (param.name or "").startswith(_GLOBAL)
+            sections["Global options" if shared else "Options"].append(record)
+    for title, records in sections.items():
+        with formatter.section(title):
+            formatter.write_dl(records, col_max=30 if formatter.width >= _NARROW else 16)
 
 
 SUMMARIES = {

@@ -9,7 +9,7 @@ import click
 
 from llava_ollama.cli.app import App
 from llava_ollama.cli.complete import models, quants
-from llava_ollama.cli.frame import global_options
+from llava_ollama.cli.frame import command, global_options
 from llava_ollama.cli.output import Output, size
 from llava_ollama.errors import UsageProblem
 
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from llava_ollama.install import InstallPlan, InstallResult, Wanted
 
 DEFAULT_MODEL = "llava-llama3"
-_PATH = click.Path(path_type=Path)
+_PATH = click.Path(path_type=Path, readable=False)
+_NAME = click.Path(readable=False)
+"""A path, or with `--repo` a name there: a text, which a shell completes as a path."""
 _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 
 
@@ -26,24 +28,36 @@ def _sources(command: Any) -> Any:
     for decorate in (
         click.option("--revision", metavar="REV", help="Revision of `--repo` (default: main)."),
         click.option("--repo", metavar="OWNER/NAME", help="Hub repository of the two files."),
-        click.option("--mmproj-file", metavar="FILE", help="A projector of your own (GGUF)."),
-        click.option("--model-file", metavar="FILE", help="A model of your own (GGUF)."),
+        click.option(
+            "--mmproj-file",
+            type=_NAME,
+            metavar="FILE",
+            help="A projector of your own (GGUF).",
+        ),
+        click.option(
+            "--model-file", type=_NAME, metavar="FILE", help="A model of your own (GGUF)."
+        ),
         click.option(
             "--dir", "folder", type=_FOLDER, help="Look for the files in this folder first."
         ),
-        click.option("--quant", shell_complete=quants, help="Which quant, such as int4 or f16."),
+        click.option(
+            "--quant",
+            metavar="QUANT",
+            shell_complete=quants,
+            help="Which quant, such as int4 or f16.",
+        ),
         click.argument("model", required=False, shell_complete=models),
     ):
         command = decorate(command)
     return command
 
 
-@click.command(
+@command(
     epilog="JSON: {name, changed, package_digest, parts, seconds, check}; with "
     "--dry-run {wanted, host, existing, parts, modelfile, found}."
 )
 @_sources
-@click.option("--name", help="Name in Ollama (default: MODEL-QUANT).")
+@click.option("--name", metavar="NAME", help="Name in Ollama (default: MODEL-QUANT).")
 @click.option("--template", type=_PATH, help="Chat template (a Go template file).")
 @click.option("--system", default="", help="System prompt that the model carries.")
 @click.option(
@@ -92,7 +106,7 @@ def install(
     app.out.result({**vars(result), "check": seen}, "\n".join(_result_text(result, plan, seen)))
 
 
-@click.command(epilog="JSON: {files: [{path, sha256, size, origin}]}.")
+@command(epilog="JSON: {files: [{path, sha256, size, origin}]}.")
 @_sources
 @global_options
 @click.pass_obj
@@ -108,7 +122,7 @@ def download(
 
     What is here already is checked and used where it is.
     """
-    wanted = _wanted(app, model, quant, None, files, None)
+    wanted = _wanted(app, model, quant, "unnamed", files, None)
     weights = app.weights(_folders(folder))
     found = []
     for file in (wanted.model, wanted.projector):
@@ -210,7 +224,7 @@ def _result_text(
     result: InstallResult, plan: InstallPlan, seen: dict[str, str] | None
 ) -> list[str]:
     if not result.changed:
-        lines = [f"{result.name} is installed already, with exactly these bytes"]
+        lines = [f"{result.name} is installed already: nothing to do"]
     else:
         sent = sum(part.bytes_sent for part in result.parts)
         lines = [f"Installed {result.name} in {result.seconds:.1f} s, {size(sent)} sent"]

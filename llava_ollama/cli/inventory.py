@@ -7,13 +7,13 @@ import click
 from llava_ollama.catalog import Entry
 from llava_ollama.cli.app import App
 from llava_ollama.cli.complete import installed as complete_installed
-from llava_ollama.cli.frame import global_options
+from llava_ollama.cli.frame import command, global_options
 from llava_ollama.cli.output import size
 from llava_ollama.errors import DaemonUnreachable, UsageProblem
 from llava_ollama.inventory import Installed
 
 
-@click.command(
+@command(
     "list",
     epilog="JSON: {catalog: [{model, quant, size, title, installed_as}], "
     "installed: [{name, size, ours, catalog, vision, damaged, package_digest}]}.",
@@ -41,7 +41,7 @@ def list_models(ctx: click.Context) -> None:
         ctx.exit(missing.exit_code)
 
 
-@click.command(
+@command(
     epilog="JSON: {name, ours, catalog, package_digest, model, projector, template, "
     "system, parameters, capabilities, image_size}."
 )
@@ -51,8 +51,11 @@ def list_models(ctx: click.Context) -> None:
 def show(app: App, name: str) -> None:
     """Say which bytes and which words a model is made of."""
     from llava_ollama import inventory
+    from llava_ollama.daemon import full_name
 
-    shown = app.daemon.show(name)
+    full_name(name)
+    with inventory.did_you_mean(app.daemon, name):
+        shown = app.daemon.show(name)
     package = shown.package()
     data = {
         "name": name,
@@ -74,16 +77,20 @@ def show(app: App, name: str) -> None:
         f"{'package':<14}{data['package_digest'] or 'not one model and one projector'}",
         *(f"{role:<14}sha256:{data[role]}" for role in ("model", "projector") if data[role]),
         f"{'capabilities':<14}{', '.join(shown.capabilities)}",
-        f"{'image size':<14}{shown.image_size or 'not said'}",
-        *(f"{key:<14}{value}" for key, value in shown.parameters.items()),
+        f"{'image size':<14}{_square(shown.image_size)}",
+        *(
+            f"{key:<14}{item}"
+            for key, value in shown.parameters.items()
+            for item in (value if isinstance(value, tuple) else (value,))
+        ),
         *([f"{'system':<14}{shown.system}"] if shown.system else []),
         "template",
-        *(f"  {line}" for line in shown.template.rstrip("\n").split("\n")),
+        *(f"  {line}".rstrip() for line in shown.template.rstrip("\n").split("\n")),
     ]
     app.out.result(data, "\n".join(lines))
 
 
-@click.command(epilog="JSON: {removed: [name]}.")
+@command(epilog="JSON: {removed: [name]}.")
 @click.argument("names", nargs=-1, required=True, shell_complete=complete_installed)
 @click.option("--force", is_flag=True, help="Remove also what this tool did not install.")
 @global_options
@@ -98,7 +105,8 @@ def remove(app: App, names: tuple[str, ...], *, force: bool) -> None:
     for name in names:
         full_name(name)
         if swap.state(app.daemon, name) == "absent":
-            app.daemon.show(name)  # raises, and says what is there
+            with inventory.did_you_mean(app.daemon, name):
+                app.daemon.show(name)  # raises
     for name in names:
         if not force and swap.state(app.daemon, name) == "good":
             shown = app.daemon.show(name)
@@ -108,9 +116,13 @@ def remove(app: App, names: tuple[str, ...], *, force: bool) -> None:
                     hint=f"Remove it with `--force`, or with `ollama rm {name}`",
                 )
     for name in names:
-        swap.remove(app.daemon, name)
+        swap.remove(app.daemon, name, app.records)
         app.records.drop("installed", host, full_name(name))
     app.out.result({"removed": names}, "\n".join(f"removed {name}" for name in names))
+
+
+def _square(side: int | None) -> str:
+    return f"{side} x {side} pixels" if side else "not said by the daemon"
 
 
 def _rows(entry: Entry, found: list[Installed]) -> list[dict[str, str | int | None]]:

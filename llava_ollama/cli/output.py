@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -50,7 +50,7 @@ class Output:
         """Return findings as text, one or two lines each."""
         lines = []
         for finding in findings:
-            mark = self._styled(f"{finding.status:<7}", fg=_COLOURS[finding.status])
+            mark = self._styled(f"{finding.status:<7}", sys.stdout, fg=_COLOURS[finding.status])
             lines.append(f"{mark}  {finding.check}: {finding.detail}")
             if finding.fix and finding.status != "ok":
                 lines.append(f"{'':7}  Fix: {finding.fix}")
@@ -68,7 +68,7 @@ class Output:
 
     def error(self, message: str, hint: str | None) -> None:
         """Say what went wrong, and on a line of its own what to do."""
-        self._err(f"{self._styled('Error:', fg='red', bold=True)} {message}")
+        self._err(f"{self._styled('Error:', sys.stderr, fg='red', bold=True)} {message}")
         if hint:
             self._err(f"Hint: {hint}")
 
@@ -80,8 +80,8 @@ class Output:
             return Bars(colour=self.colour)
         return Notes(self.note)
 
-    def _styled(self, text: str, **style: Any) -> str:
-        return click.style(text, **style) if self.colour and sys.stderr.isatty() else text
+    def _styled(self, text: str, stream: TextIO, **style: Any) -> str:
+        return click.style(text, **style) if self.colour and stream.isatty() else text
 
     def _out(self, text: str) -> None:
         click.echo(_encodable(text, sys.stdout.encoding))

@@ -169,11 +169,12 @@ def address(url: str) -> str:
     default = {"http": 80, "https": 443} if "://" in url else {"http": 8080}
     try:
         parts = urlsplit(full)
-        host, port = parts.hostname or "", parts.port or default[parts.scheme]
+        host = parts.hostname or ""
+        port = default[parts.scheme] if parts.port is None else parts.port
     except (ValueError, KeyError):  # a port that is no number, half an IPv6 address; ftp
         host, port = "", 0
         parts = urlsplit("")
-    if not re.fullmatch(r"[\w.:%-]+", host):
+    if port == 0 or not re.fullmatch(r"[\w.:%-]+", host):
         raise UsageProblem(
             f"`{url}` is not the address of a llama-server",
             hint="It looks like `http://127.0.0.1:8080`",

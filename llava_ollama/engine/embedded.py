@@ -198,14 +198,18 @@ def _serve(
     params.warmup, params.cache_ram_mib = False, 0
     # Any user of this machine can reach the port.
     params.api_keys, params.ui, params.endpoint_slots = [key], False, False
+    params.endpoint_metrics = True
     try:
-        return library.Server(params)
+        server = library.Server(params)
     except (RuntimeError, UnicodeError) as exc:
         command = f"llama-server --model {_quoted(model.path)} --mmproj {_quoted(projector)}"
         raise EngineUnavailable(
             f"llama.cpp cannot load `{model.path}` with `{projector}`",
             hint=f"There may be too little memory; this says why: {command}",
         ) from exc
+    # Ended before its loop has begun, a server waits for ever. The loop answers this.
+    server.handle_metrics()
+    return server
 
 
 def _threads(size: int, wanted: ParameterValue | None) -> int:

@@ -7,7 +7,7 @@ for character, is Meta's Llama-3-instruct template with each picture before the 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -104,7 +104,7 @@ class Engine(Protocol):
         """Return the whole answer."""
         ...
 
-    def stream(self, request: Request) -> Iterator[Chunk]:
+    def stream(self, request: Request) -> Generator[Chunk]:
         """Yield the answer as it is made; closing the iterator stops the work."""
         ...
 
@@ -126,7 +126,7 @@ class AsyncEngine(Protocol):
         """See `Engine.answer`."""
         ...
 
-    def stream(self, request: Request) -> AsyncIterator[Chunk]:
+    def stream(self, request: Request) -> AsyncGenerator[Chunk]:
         """See `Engine.stream`."""
         ...
 

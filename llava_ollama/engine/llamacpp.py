@@ -14,7 +14,7 @@ from llava_ollama.engine.completion import Call, Facts, Reply
 from llava_ollama.engine.connection import Line
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncGenerator, Callable, Generator
 
     import httpx
 
@@ -45,7 +45,7 @@ class LlamaCppEngine(Line):
         # Streamed as well, so that the timeout is about silence, however long the answer.
         return next(chunk.answer for chunk in self.stream(request) if chunk.answer)
 
-    def stream(self, request: Request) -> Iterator[Chunk]:
+    def stream(self, request: Request) -> Generator[Chunk, None, None]:
         """Yield the answer as it is made; closing the iterator stops the work."""
         fold = self._fold()
         with contextlib.closing(self._begin(request)) as response, self._door(fold.cut):
@@ -123,7 +123,7 @@ class AsyncLlamaCppEngine(Line):
         answers = [chunk.answer async for chunk in self.stream(request) if chunk.answer]
         return answers[-1]
 
-    async def stream(self, request: Request) -> AsyncIterator[Chunk]:
+    async def stream(self, request: Request) -> AsyncGenerator[Chunk, None]:
         """See `LlamaCppEngine.stream`."""
         fold = self._fold()
         async with contextlib.aclosing(await self._begin(request)) as response:

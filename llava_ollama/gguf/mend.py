@@ -168,7 +168,10 @@ def _translated(header: Header, out: Path) -> Iterator[None]:
     except OSError as exc:
         if exc.errno in (errno.ENOSPC, errno.EDQUOT):
             raise _no_space(out, header.size) from exc
-        raise GGUFError(f"`{header.path}` cannot be copied to `{out}`: {exc.strerror}") from exc
+        raise GGUFError(
+            f"`{header.path}` cannot be copied to `{out}`: {exc.strerror}",
+            hint="Name a place where files can be written",
+        ) from exc
 
 
 @contextmanager

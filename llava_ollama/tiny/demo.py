@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llava_ollama.client import DESCRIBE, Llava
+from llava_ollama.errors import UsageProblem
 from llava_ollama.tiny.shapes import Shape, draw, names
 
 SHOWN = (
@@ -27,10 +28,20 @@ class Described:
 
 
 def describe(llava: Llava, folder: Path) -> Iterator[Described]:
-    """Draw the demo's pictures into `folder` and yield the model's answer to each."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Draw the demo's pictures into `folder` and yield the model's answer to each.
+
+    Raises:
+        UsageProblem: nothing can be written there.
+    """
     for seed, shape in enumerate(SHOWN):
         path = folder / f"{shape.colour}-{shape.shape}.png"
-        draw(shape, seed=seed).save(path)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            draw(shape, seed=seed).save(path)
+        except OSError as exc:
+            raise UsageProblem(
+                f"`{path}` cannot be written: {exc.strerror or exc}",
+                hint="Choose another folder with `--folder`",
+            ) from exc
         text = llava.ask(path, DESCRIBE, options={"temperature": 0}).text.strip()
         yield Described(path, text, names(shape, text))

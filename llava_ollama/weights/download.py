@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from llava_ollama.weights.hub import Hub, Offer
 
 _T = TypeVar("_T")
+ANEW = "Delete that file and run the same command again: it downloads anew"
 _SPACE = (
     "Set `LLAVA_OLLAMA_CACHE` to a folder on a larger disk, or fetch the file yourself and name "
     "its folder with `--dir`"
@@ -150,15 +151,16 @@ class Download:
         """Ask what the Hub has, bring what is missing of it, and return the sha256 to expect."""
         offer = self.hub.ask(self.file)
         expected = agreed(self.file, offer)
-        sink = self._open(offer)
-        if sink.position != offer.size:
-            self._check_space(offer.size, sink.position)
+        size = self.file.size if offer.size is None else offer.size
+        sink = self._open(offer, size)
+        if sink.position != size:
+            self._check_space(size, sink.position)
             self.hub.get(self.file, offer.commit, cast("BinaryIO", sink))
-        if offer.size is not None and sink.position < offer.size:
-            raise Broken(f"`{self.file.name}` ended after {sink.position} of {offer.size} bytes")
+        if size is not None and sink.position < size:
+            raise Broken(f"`{self.file.name}` ended after {sink.position} of {size} bytes")
         return expected
 
-    def _open(self, offer: Offer) -> HashedFile:
+    def _open(self, offer: Offer, size: int | None) -> HashedFile:
         path = self.folder / f"{self._slot}-{_short(offer.commit, offer.etag)}.partial"
         if self._sink is None or self._sink.path != path:
             if self._sink:
@@ -167,9 +169,9 @@ class Download:
                 if other != path:
                     self.reporter.note(f"the Hub has another `{self.file.name}` now: starting anew")
                     other.unlink(missing_ok=True)
-            self._sink = HashedFile(path, task=self.task, reporter=self.reporter)
-        self._sink.limit = offer.size
-        if offer.size is not None and self._sink.position > offer.size:
+            self._sink = HashedFile(path, self.file.name, task=self.task, reporter=self.reporter)
+        self._sink.limit = size
+        if size is not None and self._sink.position > size:
             self._sink.clear()
         return self._sink
 
@@ -192,7 +194,7 @@ class Download:
             raise ChecksumMismatch(
                 f"`{self.file.name}` arrived with other bytes than the published ones "
                 f"(sha256 {found[:8]}…, not {expected[:8]}…) and is now `{aside}`",
-                hint="Run the same command again: it downloads anew. Delete that file",
+                hint=ANEW,
             )
         place = finished(self.folder, self.file, expected)
         place.parent.mkdir(exist_ok=True)
@@ -228,7 +230,8 @@ def agreed(file: WeightFile, offer: Offer) -> str:
             f"neither the catalog nor the Hub gives a sha256 for `{file.name}` of `{file.repo}`",
             hint="Give its `sha256` in a catalog file of your own",
         )
-    if offer.sha256 not in {None, expected} or (file.size or offer.size) != offer.size:
+    sizes = {file.size, offer.size} - {None}
+    if offer.sha256 not in {None, expected} or len(sizes) > 1:
         raise ChecksumMismatch(
             f"the Hub's `{file.name}` at `{file.revision}` of `{file.repo}` is not the pinned one",
             hint="Its owner has replaced it; pin the new one in a catalog file of your own",
@@ -256,7 +259,7 @@ def disk(folder: Path) -> Iterator[None]:
     except OSError as exc:
         path = exc.filename or folder
         if exc.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise NotEnoughSpace(f"no space is left for `{path}`", hint=_SPACE) from exc
+            raise NotEnoughSpace(f"no space is left in `{path}`", hint=_SPACE) from exc
         raise DownloadError(
             f"`{path}` cannot be used: {(exc.strerror or type(exc).__name__).lower()}",
             hint="Check its owner and permissions, or set `LLAVA_OLLAMA_CACHE` to another folder",

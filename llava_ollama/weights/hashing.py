@@ -35,18 +35,20 @@ class HashedFile:
     Bytes that an earlier process left in it are read once, then count as written.
     """
 
-    def __init__(self, path: Path, *, task: str, reporter: Reporter) -> None:
+    def __init__(self, path: Path, name: str, *, task: str, reporter: Reporter) -> None:
         self.path = path
+        self._name = name
         self.limit: int | None = None
         """The size that the file must not exceed, in bytes."""
         self._task = task
         self._reporter = reporter
         self._hash = hashlib.sha256()
-        self._file = path.open("a+b")
+        # Unbuffered, so that nothing is left to be written, and to fail, when the file is closed.
+        self._file = path.open("a+b", buffering=0)
         self._file.seek(0)
         self.position = 0
         if path.stat().st_size:
-            self.position = _read(self._file, self._hash, f"check {path.name}", reporter)
+            self.position = _read(self._file, self._hash, f"check {name}", reporter)
             reporter.restarted(task, self.position)
 
     @property
@@ -58,8 +60,10 @@ class HashedFile:
         """Append `data`; beyond `limit` this is not the file that was meant, so all is dropped."""
         if self.limit is not None and self.position + len(data) > self.limit:
             self.clear()
-            raise Broken(f"more than the {self.limit} bytes of `{self.path.name}` arrived")
-        self._file.write(data)
+            raise Broken(f"more than the {self.limit} bytes of `{self._name}` arrived")
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self._file.write(rest) :]
         self._hash.update(data)
         self.position += len(data)
         self._reporter.advanced(self._task, len(data))
@@ -91,7 +95,6 @@ class HashedFile:
     def close(self, *, sync: bool = False) -> None:
         """Close the file; with `sync`, not before the disk has it."""
         if sync:
-            self._file.flush()
             os.fsync(self._file.fileno())
         self._file.close()
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
-from urllib.parse import urlsplit
 
 from llava_ollama import __version__
 from llava_ollama.errors import DownloadError
@@ -108,6 +107,9 @@ class Hub:
                     sink.seek(0)
                     sink.truncate()
                 raise
+            except RecursionError as exc:
+                # http_get calls itself after each cut: some hundreds of them end here.
+                raise Broken(f"the connection to `{self.address}` was cut very often") from exc
             except (OSError, ValueError) as exc:
                 # http_get's own complaints about sizes have no errno; those of the disk have one.
                 if isinstance(exc, known()) or getattr(exc, "errno", None) is not None:
@@ -119,13 +121,14 @@ class Hub:
         """The Hub's scheme and host, without what must not be shown."""
         from huggingface_hub import constants
 
-        parts = urlsplit(self.endpoint or constants.ENDPOINT)
-        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        scheme, separator, rest = (self.endpoint or constants.ENDPOINT).rpartition("://")
+        return scheme + separator + rest.partition("/")[0].rpartition("@")[2]
 
     def _url(self, file: WeightFile, revision: str) -> str:
         from huggingface_hub import hf_hub_url
 
-        return hf_hub_url(str(file.repo), file.name, revision=revision, endpoint=self.endpoint)
+        endpoint = self.endpoint and self.endpoint.rstrip("/")
+        return hf_hub_url(str(file.repo), file.name, revision=revision, endpoint=endpoint)
 
     def _headers(self) -> dict[str, str]:
         from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]

@@ -153,7 +153,10 @@ def _by_status(exc: Exception, file: WeightFile, hub: str) -> LlavaOllamaError:
             f"`{hub}` cannot serve `{file.name}` now (HTTP {status})",
             hint="Run the same command later: it goes on where it stopped",
         )
-    return DownloadError(f"`{hub}` answered HTTP {status} for `{file.name}` of `{file.repo}`")
+    return DownloadError(
+        f"`{hub}` answered HTTP {status} for `{file.name}` of `{file.repo}`",
+        hint=f"See whether the repository is well: {hub}/{file.repo}",
+    )
 
 
 def _unreachable(exc: Exception, file: WeightFile, hub: str) -> LlavaOllamaError:
@@ -194,7 +197,10 @@ def _no_token(_exc: Exception, file: WeightFile, _hub: str) -> LlavaOllamaError:
 
 
 def _nonsense(_exc: Exception, file: WeightFile, hub: str) -> LlavaOllamaError:
-    return DownloadError(f"the answer of `{hub}` for `{file.name}` cannot be followed")
+    return DownloadError(
+        f"the answer of `{hub}` for `{file.name}` cannot be followed",
+        hint="Check `HF_ENDPOINT`, and whether a proxy is in between",
+    )
 
 
 def _status(exc: Exception) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from llava_ollama import resources
 from llava_ollama.errors import ChecksumMismatch, DownloadError, HubUnreachable, UsageProblem
 from llava_ollama.progress import SILENT, Reporter
-from llava_ollama.weights.download import Budget, Download, agreed, disk, finished, move_aside
+from llava_ollama.weights.download import ANEW, Budget, Download, agreed, disk, finished, move_aside
 from llava_ollama.weights.hashing import hash_file
 from llava_ollama.weights.hub import Hub
 
@@ -181,7 +181,7 @@ class Weights:
                 aside = move_aside(path, self.downloads, file, found)
                 raise ChecksumMismatch(
                     f"`{path}` has changed since it was downloaded ({short}) and is now `{aside}`",
-                    hint="Run the same command again: it downloads anew. Delete that file",
+                    hint=ANEW,
                 )
         raise ChecksumMismatch(
             f"`{path}` does not have the published bytes ({short})", hint=_hint(file)

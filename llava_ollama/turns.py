@@ -1,0 +1,76 @@
+"""From a caller's pictures and words to a `Request`: what the plain and the async client share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias, cast
+
+from llava_ollama import images
+from llava_ollama.engine.interface import Message, Request
+from llava_ollama.errors import UsageProblem
+from llava_ollama.images import PreparedPicture, Source
+from llava_ollama.progress import Reporter
+
+Picture: TypeAlias = "Source | PreparedPicture"
+"""What `images.prepare` takes, or what it returns."""
+
+Pictures: TypeAlias = "Picture | Iterable[Picture] | None"
+"""One picture, several in their order, or none."""
+
+
+def sources_of(pictures: Pictures, prompt: str) -> list[Picture]:
+    """Return the pictures as a list; one picture is told from several by what it can do.
+
+    Raises:
+        UsageProblem: they are no pictures, or there is nothing to ask.
+    """
+    sources: list[Picture]
+    if pictures is None:
+        sources = []
+    elif isinstance(pictures, PreparedPicture | str | bytes | bytearray | memoryview | os.PathLike):
+        sources = [pictures]
+    # PIL images and files are iterable or not, by their kind; they are one picture either way.
+    elif hasattr(pictures, "read") or hasattr(pictures, "getbbox"):
+        sources = [cast("Source", pictures)]
+    elif isinstance(pictures, Iterable):
+        sources = list(pictures)
+    else:
+        raise UsageProblem(
+            f"`{type(pictures).__name__}` is not a picture",
+            hint="Give a path, bytes, a file object or a PIL image, or a list of them",
+        )
+    if not sources and not prompt.strip():
+        raise UsageProblem("there is neither a picture nor a question", hint="Give a prompt")
+    return sources
+
+
+def prepared(sources: list[Picture], prompt: str, side: int) -> Message:
+    """Return the user's turn, its pictures as a model sees them whose square has `side` pixels.
+
+    Raises:
+        ImageError: a picture cannot be read.
+    """
+    pictures = (
+        source if isinstance(source, PreparedPicture) else images.prepare(source, side)
+        for source in sources
+    )
+    return Message("user", prompt, tuple(pictures))
+
+
+def tell(reporter: Reporter, sources: list[Picture], turn: Message) -> None:
+    """Pass on what was noted while the pictures of `turn` were prepared."""
+    for number, (source, picture) in enumerate(zip(sources, turn.pictures, strict=True), 1):
+        name = f"picture {number}"
+        if isinstance(source, str | os.PathLike) and source != "-":
+            name = f"`{os.fspath(source)}`"
+        for note in picture.notes:
+            reporter.note(f"{name}: {note}")
+
+
+def request_of(
+    earlier: list[Message], turn: Message, system: str | None, options: Mapping[str, Any] | None
+) -> Request:
+    """Return the conversation that ends with `turn`."""
+    first = (Message("system", system),) if system and system.strip() else ()
+    return Request((*first, *earlier, turn), dict(options or {}))

@@ -1,0 +1,31 @@
+"""Run the benchmarks named, or all of them."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from tests.bench import Figure
+
+NAMES = ("startup", "ask", "install")
+RESULTS = Path(__file__).with_name("results.json")
+
+
+def main(names: list[str]) -> int:
+    figures: list[Figure] = []
+    for name in names or NAMES:
+        figures += importlib.import_module(f"tests.bench.bench_{name}").measure()
+        for figure in figures[-1:]:
+            sys.stderr.write(f"{name} done: {figure.what}: {figure.ratio:.2f}\n")
+    sys.stdout.write("\n".join(figure.row() for figure in figures) + "\n")
+    if not names:
+        RESULTS.write_text(json.dumps([asdict(f) for f in figures], indent=2) + "\n")
+        importlib.import_module("tests.readme").write()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

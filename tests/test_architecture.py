@@ -1,0 +1,63 @@
+"""The house's rules: what may import what, and who owns which foreign library."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+import llava_ollama
+
+PACKAGE = Path(llava_ollama.__file__).parent
+LAYERS = """
+errors progress findings
+settings resources package pixels locks
+records gguf modelfile images prompts daemon_errors
+catalog shown
+weights daemon
+engine swap
+planning inventory turns
+install in_process doctor
+client
+__init__ tiny
+cli
+__main__
+"""
+"""Imports go down: a room may use those on the lines above its own."""
+OWNERS = {
+    "PIL": "images.py pixels.py tiny/shapes.py",
+    "click": "cli/",
+    "filelock": "locks.py weights/download.py",
+    "httpx": "daemon.py daemon_errors.py engine/",
+    "httpx2": "weights/hub_errors.py",
+    "huggingface_hub": "weights/",
+    "jinja2": "modelfile.py",
+    "ollama pydantic": "engine/ollama.py",
+    "rich": "cli/bars.py",
+    "tenacity": "weights/download.py",
+    "xllamacpp": "engine/embedded.py",
+    # Where it is read, hidden from an `import ollama` that fails of it, and asked for NO_COLOR.
+    "os.environ os.getenv": "settings.py engine/ollama.py cli/app.py",
+    "print input exit sys.exit": "nowhere",
+}
+LEVEL = {room: level for level, line in enumerate(LAYERS.split("\n")) for room in line.split()}
+PLACES = {name: places.split() for names, places in OWNERS.items() for name in names.split()}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.stem)
+def test_a_file_keeps_the_rules_of_the_house(path: Path):
+    file = path.relative_to(PACKAGE).as_posix()
+    room = file.split("/")[0].removesuffix(".py")
+    text = path.read_text(encoding="utf-8")
+    assert text.count("\n") <= 320
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom | ast.Import):
+            origin = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+            for first, _, rest in ((origin + n.name).partition(".") for n in node.names):
+                other = rest.split(".")[0]
+                if first == "llava_ollama" and other not in {room, "__version__"}:
+                    assert LEVEL[other] < LEVEL[room], f"{file} imports {other}"
+                elif first not in sys.stdlib_module_names | {"llava_ollama"}:
+                    assert file.startswith(tuple(PLACES[first])), f"{file} imports {first}"
+        elif isinstance(node, ast.Attribute | ast.Name) and (said := ast.unparse(node)) in PLACES:
+            assert file.startswith(tuple(PLACES[said])), f"{file} uses {said}"

@@ -1,0 +1,329 @@
+"""The command line without a daemon: streams, options, pictures in prompts, shells, Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from llava_ollama import resources
+from llava_ollama.cli import main
+from llava_ollama.tiny.shapes import Shape, draw
+from tests.published import rewrite
+from tests.stand_ins import stand_in
+
+NOBODY = "http://127.0.0.1:1"
+PROGRAM = (sys.executable, "-m", "llava_ollama")
+QUESTION = "Describe this image"
+RED = "A red circle on a white background."
+TINY = ("--embedded", "tiny-llava")
+
+
+def call(*arguments: str, code: int = 0, stdin: bytes = b"") -> Result:
+    done = CliRunner().invoke(main, arguments, prog_name="llava-ollama", input=stdin)
+    assert done.exit_code == code, done.output
+    return done
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with pictures, and no daemon."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OLLAMA_HOST", NOBODY)
+    red = draw(Shape("red", "circle", "white"))
+    red.save("red.png")
+    red.save("my picture.png")
+    red.save("moving.gif", save_all=True, append_images=[draw(Shape("blue", "star", "black"))])
+    return tmp_path
+
+
+@pytest.mark.embedded
+def test_ask_without_a_daemon(desk: Path):
+    done = call("ask", "red.png", QUESTION, *TINY)
+    assert (done.stdout, done.stderr) == (f"{RED}\n", "")
+    assert call("ask", "red.png", QUESTION, "--embedded", "tiny-llava:f16").stdout == f"{RED}\n"
+    done = call("ask", "-", QUESTION, *TINY, stdin=(desk / "red.png").read_bytes())
+    assert done.stdout == f"{RED}\n"
+    done = call("ask", "moving.gif", QUESTION, *TINY)
+    assert (done.stdout, done.stderr) == (f"{RED}\n", "`moving.gif`: first of 2 frames\n")
+    assert call("--quiet", "ask", "moving.gif", QUESTION, *TINY).stderr == ""
+    done = call("ask", "red.png", QUESTION, *TINY, "--max-tokens", "3", "--verbose")
+    said = done.stderr.splitlines()
+    assert said[0] == "the answer was cut off at its limit"
+    assert said[1].startswith("78 prompt tokens, 3 answer tokens, ")
+
+
+@pytest.mark.embedded
+@pytest.mark.parametrize("kind", ["CMYK", "I;16", "P with alpha", "EXIF"])
+def test_pictures_of_every_kind_are_seen(kind: str, desk: Path):
+    with Image.open(desk / "red.png") as file:
+        image = file.convert("RGB")
+    name, exif = "other.tif", Image.Exif()
+    if kind == "P with alpha":
+        image = image.convert("RGBA").quantize(64)
+    elif kind == "EXIF":
+        exif[0x0112] = 6
+        name = "other.jpg"
+    else:
+        grey = image.convert("L").convert("I").point(lambda value: value * 257)
+        image = grey.convert("I;16") if kind == "I;16" else image.convert(kind)
+    image.save(name, exif=exif)
+    done = call("ask", name, QUESTION, *TINY)
+    assert "circle" in done.stdout
+    assert ("turned" in done.stderr) == (kind == "EXIF")
+
+
+@pytest.mark.embedded
+def test_the_demo_runs_without_a_daemon_and_says_so(desk: Path):
+    done = call("demo")
+    assert done.stderr == "tiny-llava through llama.cpp in this process:\n"
+    assert done.stdout.count("[right]\n") == 4
+    shown = json.loads(call("demo", "--json").stdout)
+    assert shown["engine"] == "llama.cpp in this process"
+    assert [Path(item["picture"]).is_file() and item["right"] for item in shown["pictures"]] == (
+        [True] * 4
+    )
+    assert {path.name for path in desk.glob("demo-pictures/*")} == {
+        *("red-circle.png", "blue-square.png", "yellow-star.png", "purple-triangle.png")
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "pictures", "prompt"),
+    [
+        (["red.png Describe this image"], ["red.png"], "Describe this image"),
+        (["./red.png Describe this image"], ["./red.png"], "Describe this image"),
+        (["Describe this image red.png"], ["red.png"], "Describe this image"),
+        (["Describe", "red.png", "now"], ["red.png"], "Describe now"),
+        (["What is in 'red.png'?"], ["red.png"], "What is in"),
+        (["Compare red.png, moving.gif"], ["red.png", "moving.gif"], "Compare"),
+        (["my picture.png What?"], ["my picture.png"], "What?"),
+        (["my picture.png", "What?"], ["my picture.png"], "What?"),
+        ([r"./my\ picture.png What?"], ["./my picture.png"], "What?"),
+        (["red.png List:\n- a\n- b"], ["red.png"], "List:\n- a\n- b"),
+        (["No picture at all, 3.5 of them."], [], "No picture at all, 3.5 of them."),
+        (["red.png"], ["red.png"], ""),
+    ],
+)
+def test_every_word_that_is_a_picture_is_attached(
+    words: list[str], pictures: list[str], prompt: str, desk: Path
+):
+    from llava_ollama.cli.ask import _split
+
+    assert (desk / "red.png").is_file()
+    assert _split(" ".join(words)) == (pictures, prompt)
+
+
+def test_run_says_what_it_attaches_before_it_asks(desk: Path):
+    done = call("run", "x", f"{desk}/red.png and './my picture.png': {QUESTION}", code=3)
+    assert done.stderr.splitlines()[:2] == [f"attached {desk}/red.png", "attached ./my picture.png"]
+
+
+@pytest.mark.usefixtures("desk")
+@pytest.mark.parametrize(
+    ("arguments", "keys"),
+    [
+        (["list"], ["catalog", "installed"]),
+        (["render"], ["modelfile", "path"]),
+        (["render", "-o", "new"], ["modelfile", "path"]),
+        (["download", "tiny-llava"], ["files"]),
+        (["mend", "bare.gguf", "-o", "out.gguf"], ["path", "changes", "sha256"]),
+        (["doctor"], ["findings"]),
+        (["completion", "bash"], ["script"]),
+        (
+            ["install", "tiny-llava", "--dry-run"],
+            ["wanted", "host", "existing", "parts", "modelfile", "found"],
+        ),
+        (["demo"], ["engine", "pictures"]),
+        (
+            ["ask", "red.png", QUESTION, *TINY],
+            ["text", "finish", "usage", "times", "model_digest", "engine"],
+        ),
+    ],
+    ids=lambda value: value[0],
+)
+def test_json_is_one_document_wherever_its_option_stands(arguments: list[str], keys: list[str]):
+    rewrite(_bundled("mmproj-f16"), Path("bare.gguf"), {"clip.projector_type": None})
+    code = {"list": 3, "doctor": 3}.get(arguments[0], 0)
+    with stand_in("bare") as host:
+        at = ["--host", host] if arguments[0] == "install" else []
+        for line in ([*at, "--json", *arguments], [*arguments, *at, "--json"]):
+            if "-o" in arguments:
+                Path(arguments[-1]).unlink(missing_ok=True)
+            done = call(*line, code=code)
+            assert list(json.loads(done.stdout)) == keys
+    help_text = " ".join(call(arguments[0], "--help").stdout.split())
+    assert all(key in help_text for key in keys)
+
+
+def _bundled(part: str) -> Path:
+    return resources.bundled(f"tiny-llava-{part}.gguf")
+
+
+def test_render_never_overwrites_without_force(desk: Path):
+    first = call("render", "--quant", "f16", "-o", "M").stdout
+    assert first == "wrote M\n"
+    text = (desk / "M").read_text()
+    call("render", "-o", "M", code=2)
+    assert (desk / "M").read_text() == text
+    call("render", "-o", "M", "--force")
+    assert (desk / "M").read_text() == call("render").stdout != text
+
+
+def test_mend_tells_what_it_added(desk: Path):
+    rewrite(_bundled("mmproj-f16"), Path("bare.gguf"), {"clip.projector_type": None})
+    lines = call("mend", "bare.gguf", "-o", "out.gguf").stdout.splitlines()
+    assert "clip.projector_type" in lines[0]
+    assert lines[-1] == "wrote out.gguf"
+    assert (desk / "out.gguf").is_file()
+    done = call("mend", "out.gguf", "-o", "again.gguf")
+    assert done.stdout == "nothing to mend: no file was written\n"
+
+
+@pytest.mark.usefixtures("desk")
+def test_list_without_a_daemon_still_lists_the_catalog():
+    done = call("list", code=3)
+    assert done.stdout.splitlines()[0].split() == ["MODEL", "QUANT", "SIZE", "INSTALLED", "AS"]
+    assert done.stderr.startswith(f"Error: no Ollama daemon answers at {NOBODY}\n")
+
+
+@pytest.mark.usefixtures("desk")
+def test_verbose_names_the_cause():
+    done = call("-v", "show", "x", code=3)
+    assert done.stderr.splitlines()[2].startswith("caused by ConnectError: ")
+
+
+def test_a_closed_pipe_is_no_accident(desk: Path):
+    line = f"{sys.executable} -m llava_ollama render | head -c 1"
+    done = subprocess.run(["bash", "-c", line], cwd=desk, capture_output=True, check=True)
+    assert (done.stdout, done.stderr) == (b"F", b"")
+
+
+def test_colour_is_for_terminals_without_no_color(desk: Path, monkeypatch: pytest.MonkeyPatch):
+    assert "\x1b" not in _on_terminal("doctor", cwd=desk)
+    monkeypatch.delenv("NO_COLOR")
+    assert "\x1b[31m" in _on_terminal("doctor", cwd=desk)
+    assert "\x1b" not in _on_terminal("doctor", "--no-color", cwd=desk)
+    assert "\x1b" not in call("doctor", code=3).output
+
+
+def _on_terminal(*arguments: str, cwd: Path) -> str:
+    ours, theirs = pty.openpty()
+    with subprocess.Popen([*PROGRAM, *arguments], cwd=cwd, stdout=theirs, stderr=theirs):
+        os.close(theirs)
+        said = b""
+        try:
+            while piece := os.read(ours, 4096):
+                said += piece
+        except OSError:  # Linux: the other end is closed
+            pass
+    os.close(ours)
+    return said.decode()
+
+
+@pytest.mark.parametrize("arguments", [["show", "x"], ["install", "tiny-llava"], ["demo"]])
+def test_ctrl_c_while_a_daemon_is_silent(arguments: list[str], desk: Path):
+    with stand_in("silent", on_request=lambda: process.send_signal(signal.SIGINT)) as host:
+        process = subprocess.Popen(
+            [*PROGRAM, *arguments, "--host", host], cwd=desk, stderr=subprocess.PIPE, text=True
+        )
+        said = process.communicate(timeout=60)[1]
+    assert (process.returncode, said) == (130, "Error: interrupted\n")
+
+
+def test_ctrl_c_while_a_picture_is_awaited(desk: Path):
+    with stand_in("seeing") as host:
+        process = subprocess.Popen(
+            [*PROGRAM, "ask", "-m", "x", "-", QUESTION, "--host", host],
+            cwd=desk,
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdin is not None
+        assert process.stderr is not None
+        with process:
+            # More than a pipe holds: once it is written, the program is reading.
+            process.stdin.write("x" * 1_000_000)
+            process.stdin.flush()
+            # Python sees a signal that arrives between two reads only after the next one: as a
+            # person would, press the keys again.
+            for _ in range(10):
+                process.send_signal(signal.SIGINT)
+                try:
+                    process.wait(2)
+                    break
+                except subprocess.TimeoutExpired:
+                    continue
+            assert process.stderr.read() == "Error: interrupted\n"
+    assert process.returncode == 130
+
+
+def _complete(*words: str, cwd: Path) -> list[str]:
+    """Return what bash offers for the last word, by the script that `completion` prints."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    script = (
+        'eval "$(llava-ollama completion bash)"; complete -p llava-ollama >/dev/null || exit 1\n'
+        'COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); compopt() { :; }\n'
+        "_llava_ollama_completion llava-ollama\n"
+        'printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    done = subprocess.run(
+        ["bash", "-c", script, "bash", "llava-ollama", *words],
+        env={**os.environ, "PATH": path},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+def test_bash_completes_commands_models_quants_and_options(desk: Path):
+    assert _complete("ins", cwd=desk) == ["install"]
+    assert _complete("install", "ti", cwd=desk) == ["tiny-llava"]
+    assert _complete("render", "tiny-llava", "--quant", "", cwd=desk) == ["int4", "f16"]
+    assert _complete("ask", "--emb", cwd=desk) == ["--embedded"]
+    assert _complete("show", "x", cwd=desk) == []
+
+
+def test_a_catalog_of_ones_own_is_completed_too(desk: Path, monkeypatch: pytest.MonkeyPatch):
+    text = '[models.mine]\nprojector = {file = "b.gguf"}\nquants.q8 = {file = "a.gguf"}\n'
+    (desk / "own.toml").write_text(text)
+    monkeypatch.setenv("LLAVA_OLLAMA_CATALOG", "own.toml")
+    assert _complete("install", "mi", cwd=desk) == ["mine"]
+    assert _complete("install", "mine", "--quant", "", cwd=desk) == ["q8"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_a_script(shell: str):
+    assert "_LLAVA_OLLAMA_COMPLETE" in call("completion", shell).stdout
+
+
+def test_text_that_a_stream_cannot_encode_is_escaped(desk: Path):
+    done = subprocess.run(
+        [*PROGRAM, "ask", "é.png", QUESTION, *TINY],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        cwd=desk,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == "Error: `\\xe9.png` does not exist\nHint: Check the path\n"
+
+
+def test_words_that_are_not_utf8_are_refused(desk: Path):
+    done = subprocess.run(
+        [*PROGRAM, "ask", "-m", "x", "red.png", b"\xff"], cwd=desk, capture_output=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"Error: the prompt is not UTF-8 text\n")
