@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from llava_ollama.client import AsyncChat, AsyncLlava, Chat, Llava
+    from llava_ollama.chat import AsyncChat, Chat
+    from llava_ollama.client import AsyncLlava, Llava
     from llava_ollama.engine.interface import Answer, Chunk
     from llava_ollama.errors import LlavaOllamaError
 
@@ -19,9 +20,9 @@ __all__ = ["Answer", "AsyncChat", "AsyncLlava", "Chat", "Chunk", "Llava", "Llava
 
 _HOMES = {
     "Answer": "engine.interface",
-    "AsyncChat": "client",
+    "AsyncChat": "chat",
     "AsyncLlava": "client",
-    "Chat": "client",
+    "Chat": "chat",
     "Chunk": "engine.interface",
     "Llava": "client",
     "LlavaOllamaError": "errors",

@@ -10,14 +10,14 @@ Both have the same methods with the same parameters; a test holds them to it.
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncGenerator, Generator, Mapping
-from contextlib import aclosing, closing
+from contextlib import aclosing
 from typing import Any, Self
 
 from llava_ollama import turns
-from llava_ollama.engine.interface import Answer, AsyncEngine, Chunk, Engine, Message
+from llava_ollama.chat import AsyncChat, Chat, async_user_turn, user_turn
+from llava_ollama.engine.interface import Answer, AsyncEngine, Chunk, Engine
 from llava_ollama.errors import UsageProblem
 from llava_ollama.progress import SILENT, Reporter
 from llava_ollama.settings import Settings
@@ -100,7 +100,7 @@ class Llava:
             UsageProblem: the model has no vision, or an option is unknown.
             LlavaOllamaError: see `llava_ollama.errors` for all that can go wrong at the daemon.
         """
-        turn = self._turn(pictures, prompt)
+        turn = user_turn(self._engine, self._reporter, pictures, prompt)
         return self._engine.answer(turns.request_of([], turn, system, options))
 
     def stream(
@@ -115,12 +115,12 @@ class Llava:
 
         Closing the iterator stops the model's work. The last chunk carries the whole `Answer`.
         """
-        turn = self._turn(pictures, prompt)
+        turn = user_turn(self._engine, self._reporter, pictures, prompt)
         yield from self._engine.stream(turns.request_of([], turn, system, options))
 
     def chat(self, *, system: str | None = None, options: Mapping[str, Any] | None = None) -> Chat:
         """Begin a conversation that keeps its turns."""
-        return Chat(self, system=system, options=options)
+        return Chat(self._engine, self._reporter, system=system, options=options)
 
     def close(self) -> None:
         """Release connections, and the model where it lives in this process."""
@@ -131,47 +131,6 @@ class Llava:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-    def _turn(self, pictures: Pictures, prompt: str) -> Message:
-        """Return the user's turn; a model without vision is refused before a picture is read."""
-        sources = turns.sources_of(pictures, prompt)
-        side = self._engine.image_size() if sources else 0
-        turn = turns.prepared(sources, prompt, side)
-        turns.tell(self._reporter, sources, turn)
-        return turn
-
-
-class Chat:
-    """A conversation; a question that fails is not kept."""
-
-    def __init__(
-        self,
-        llava: Llava,
-        *,
-        system: str | None = None,
-        options: Mapping[str, Any] | None = None,
-    ) -> None:
-        self._llava = llava
-        self._system = system
-        self._options = options
-        self.turns: list[Message] = []
-        """The user's and the assistant's turns so far."""
-
-    def ask(self, prompt: str, pictures: Pictures = None) -> Answer:
-        """Ask the next question; earlier turns and their pictures are seen again."""
-        *_, last = self.stream(prompt, pictures)
-        return _whole(last)
-
-    def stream(self, prompt: str, pictures: Pictures = None) -> Generator[Chunk]:
-        """Ask the next question and yield the answer as it is made."""
-        llava = self._llava
-        turn = llava._turn(pictures, prompt)  # noqa: SLF001 - a chat is part of its client
-        request = turns.request_of(self.turns, turn, self._system, self._options)
-        with closing(llava._engine.stream(request)) as chunks:  # noqa: SLF001 - see above
-            for chunk in chunks:
-                if chunk.answer is not None:
-                    self.turns += [turn, Message("assistant", chunk.answer.text)]
-                yield chunk
 
 
 class AsyncLlava:
@@ -226,7 +185,7 @@ class AsyncLlava:
         options: Mapping[str, Any] | None = None,
     ) -> Answer:
         """See `Llava.ask`."""
-        turn = await self._turn(pictures, prompt)
+        turn = await async_user_turn(self._engine, self._reporter, pictures, prompt)
         return await self._engine.answer(turns.request_of([], turn, system, options))
 
     async def stream(
@@ -238,7 +197,7 @@ class AsyncLlava:
         options: Mapping[str, Any] | None = None,
     ) -> AsyncGenerator[Chunk]:
         """See `Llava.stream`."""
-        turn = await self._turn(pictures, prompt)
+        turn = await async_user_turn(self._engine, self._reporter, pictures, prompt)
         request = turns.request_of([], turn, system, options)
         # Without `aclosing` the work would go on until the garbage collector finds the rest.
         async with aclosing(self._engine.stream(request)) as chunks:
@@ -249,7 +208,7 @@ class AsyncLlava:
         self, *, system: str | None = None, options: Mapping[str, Any] | None = None
     ) -> AsyncChat:
         """See `Llava.chat`."""
-        return AsyncChat(self, system=system, options=options)
+        return AsyncChat(self._engine, self._reporter, system=system, options=options)
 
     async def close(self) -> None:
         """See `Llava.close`."""
@@ -260,48 +219,6 @@ class AsyncLlava:
 
     async def __aexit__(self, *exc: object) -> None:
         await self.close()
-
-    async def _turn(self, pictures: Pictures, prompt: str) -> Message:
-        sources = turns.sources_of(pictures, prompt)
-        side = await self._engine.image_size() if sources else 0
-        # Decoding a large picture takes a tenth of a second: other tasks go on meanwhile.
-        turn = await asyncio.to_thread(turns.prepared, sources, prompt, side)
-        turns.tell(self._reporter, sources, turn)
-        return turn
-
-
-class AsyncChat:
-    """The same as `Chat`, for asyncio."""
-
-    def __init__(
-        self,
-        llava: AsyncLlava,
-        *,
-        system: str | None = None,
-        options: Mapping[str, Any] | None = None,
-    ) -> None:
-        self._llava = llava
-        self._system = system
-        self._options = options
-        self.turns: list[Message] = []
-
-    async def ask(self, prompt: str, pictures: Pictures = None) -> Answer:
-        """See `Chat.ask`."""
-        last = None
-        async for chunk in self.stream(prompt, pictures):
-            last = chunk
-        return _whole(last)
-
-    async def stream(self, prompt: str, pictures: Pictures = None) -> AsyncGenerator[Chunk]:
-        """See `Chat.stream`."""
-        llava = self._llava
-        turn = await llava._turn(pictures, prompt)  # noqa: SLF001 - a chat is part of its client
-        request = turns.request_of(self.turns, turn, self._system, self._options)
-        async with aclosing(llava._engine.stream(request)) as chunks:  # noqa: SLF001 - see above
-            async for chunk in chunks:
-                if chunk.answer is not None:
-                    self.turns += [turn, Message("assistant", chunk.answer.text)]
-                yield chunk
 
 
 def _ollama(model: str, host: str | None, timeout: float | None) -> Engine:
@@ -324,10 +241,3 @@ def _patience(timeout: float | None, settings: Settings) -> float:
     if not 0 < timeout < float("inf"):
         raise UsageProblem(f"`{timeout}` is not a number of seconds to wait", hint="Give 60, say")
     return timeout
-
-
-def _whole(last: Chunk | None) -> Answer:
-    """Return the answer of the last chunk; engines raise where a stream has none."""
-    assert last is not None  # noqa: S101 - an engine's promise, held by its conformance suite
-    assert last.answer is not None  # noqa: S101 - likewise
-    return last.answer

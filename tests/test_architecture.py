@@ -17,7 +17,7 @@ catalog shown
 weights daemon
 engine swap
 planning inventory turns
-install in_process doctor
+install in_process doctor chat
 client
 __init__ tiny
 cli

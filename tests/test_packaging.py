@@ -18,7 +18,7 @@ from llava_ollama import __version__
 ROOT = Path(__file__).parent.parent
 STEM = f"llava_ollama-{__version__}"
 PACKAGE = """
-llava_ollama: __init__ __main__ catalog catalog.toml client daemon daemon_errors doctor errors
+llava_ollama: __init__ __main__ catalog catalog.toml chat client daemon daemon_errors doctor errors
 llava_ollama: findings images in_process install inventory locks modelfile package pixels planning
 llava_ollama: progress prompts py.typed records resources settings shown swap turns
 llava_ollama/cli: __init__ app ask bars complete completion demo doctor files frame install

@@ -86,13 +86,17 @@ class App:
         )
 
     def installer(self, folders: tuple[Path, ...] = ()) -> Installer:
-        """Return an installer for the daemon, after settling what a kill has left there."""
-        from llava_ollama import swap
+        """Return an installer for the daemon."""
         from llava_ollama.install import Installer
+
+        return Installer(self.daemon, self.weights(folders), self.records, reporter=self.reporter)
+
+    def recover(self) -> None:
+        """Settle what killed installs have left at the daemon."""
+        from llava_ollama import swap
 
         for name in swap.recover(self.daemon, self.records):
             self.reporter.note(f"an install of `{name}` had been killed; its traces are removed")
-        return Installer(self.daemon, self.weights(folders), self.records, reporter=self.reporter)
 
     def llava(self, name: str) -> Llava:
         """Return a client of the installed model `name`."""

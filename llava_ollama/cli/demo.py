@@ -88,6 +88,7 @@ def _installed(app: App) -> Iterator[str]:
     from llava_ollama.daemon import full_name
 
     name = f"llava-ollama-demo-{secrets.token_hex(4)}"
+    app.recover()
     installer = app.installer()
     wanted = install.from_catalog(app.catalog, "tiny-llava", None, to=name)
     try:

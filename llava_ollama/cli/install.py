@@ -96,6 +96,8 @@ def install(
     """
     wanted = _wanted(app, model, quant, name, files, template)
     wanted = _with_words(wanted, system, given)
+    if not dry_run:
+        app.recover()
     installer = app.installer(_folders(folder))
     plan = installer.plan(wanted)
     if dry_run:

@@ -100,7 +100,7 @@ def remove(app: App, names: tuple[str, ...], *, force: bool) -> None:
     from llava_ollama import inventory, swap
     from llava_ollama.daemon import full_name
 
-    app.installer()
+    app.recover()
     host = app.settings.host
     for name in names:
         full_name(name)
