@@ -176,7 +176,15 @@ def _entry(name: str, data: Mapping[str, Any], folder: Path) -> Entry:
 
 def _template(text: str, folder: Path) -> str:
     """Return the shipped template's name as it is, and a file's as a path from the catalog."""
-    return text if text == LLAMA3 else str(folder / Path(text).expanduser())
+    return text if text == LLAMA3 else str(folder / _home(text))
+
+
+def _home(text: str) -> Path:
+    """Return the path with `~` replaced."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as exc:
+        raise _Mistake(f"`{text}` names the home of an unknown user") from exc
 
 
 def _parameters(data: Mapping[str, Any], where: str) -> Mapping[str, ParameterValue]:
@@ -207,7 +215,7 @@ def _weight_file(
     if _flag(model, "bundled"):
         path = bundled(name)
     elif not repo:
-        path = folder / Path(name).expanduser()
+        path = folder / _home(name)
     return WeightFile(
         name=name if path is None else path.name,
         repo=None if path else repo,

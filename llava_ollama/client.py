@@ -42,8 +42,10 @@ class Llava:
     ) -> None:
         """Use the installed model `model` of the daemon at `host` (default: `OLLAMA_HOST`).
 
-        Nothing is sent before the first question. `timeout` is in seconds without a word from
-        the daemon. `engine` takes the place of all three. `reporter` is told what a person may
+        Nothing is sent before the first question. What the daemon says of the model is asked for
+        once: make a new client after the model was installed anew. `timeout` is in seconds
+        without a word from the daemon, and a daemon's first word of an answer to `ask` is also
+        its last. `engine` takes the place of all three. `reporter` is told what a person may
         want to know of a picture, for instance that only the first frame of several is shown.
         """
         self._engine = engine or _ollama(model, host, timeout)
@@ -73,11 +75,24 @@ class Llava:
         return cls(engine=engine, reporter=reporter)
 
     @classmethod
-    def server(cls, url: str, *, timeout: float | None = None, reporter: Reporter = SILENT) -> Self:
-        """Use a running `llama-server` that was started with `--mmproj`."""
+    def server(
+        cls,
+        url: str,
+        *,
+        api_key: str | None = None,
+        timeout: float | None = None,
+        reporter: Reporter = SILENT,
+    ) -> Self:
+        """Use a running `llama-server` that was started with `--mmproj`.
+
+        `api_key` is the one that it was started with; by default it is in `LLAMA_API_KEY`, as for
+        llama-server itself.
+        """
         from llava_ollama.engine.llamacpp import LlamaCppEngine
 
-        engine = LlamaCppEngine(url, timeout=_patience(timeout, Settings.read()))
+        settings = Settings.read()
+        key = api_key or settings.api_key
+        engine = LlamaCppEngine(url, timeout=_patience(timeout, settings), api_key=key)
         return cls(engine=engine, reporter=reporter)
 
     def ask(
@@ -169,11 +184,20 @@ class AsyncLlava:
         return cls(engine=engine, reporter=reporter)
 
     @classmethod
-    def server(cls, url: str, *, timeout: float | None = None, reporter: Reporter = SILENT) -> Self:
+    def server(
+        cls,
+        url: str,
+        *,
+        api_key: str | None = None,
+        timeout: float | None = None,
+        reporter: Reporter = SILENT,
+    ) -> Self:
         """See `Llava.server`."""
         from llava_ollama.engine.llamacpp import AsyncLlamaCppEngine
 
-        engine = AsyncLlamaCppEngine(url, timeout=_patience(timeout, Settings.read()))
+        settings = Settings.read()
+        key = api_key or settings.api_key
+        engine = AsyncLlamaCppEngine(url, timeout=_patience(timeout, settings), api_key=key)
         return cls(engine=engine, reporter=reporter)
 
     async def ask(

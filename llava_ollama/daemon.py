@@ -28,6 +28,8 @@ __all__ = ["CREATE_TIMEOUT", "Daemon", "Listed", "Shown", "full_name"]
 
 CREATE_TIMEOUT = 3600.0
 """Seconds without a word from `create`: daemons 0.30 to 0.34.0 rewrite 16 GB in silence."""
+_LONGEST_REPLY = 64 << 20
+"""Bytes; a `show` with the 128,000 tokens of Llama-3 has about 3 MB."""
 _NAME = re.compile(
     r"(?:(?P<host>[A-Za-z0-9_][A-Za-z0-9_.:-]{0,349})/)?"
     r"(?:(?P<namespace>[A-Za-z0-9_][A-Za-z0-9_-]{0,79})/)?"
@@ -195,9 +197,7 @@ class Daemon:
             self._http.stream("POST", "/api/create", json=body, timeout=timeout) as response,
         ):
             if response.status_code != 200:  # noqa: PLR2004 - HTTP
-                raise failure(
-                    response.status_code, response.read().decode(errors="replace"), self.host
-                )
+                raise failure(response.status_code, self._read(response), self.host)
             for line in response.iter_lines():
                 reply = _object(line, self.host) if line.strip() else {}
                 if "error" in reply:
@@ -221,12 +221,12 @@ class Daemon:
         self._call("DELETE", "/api/delete", json={"model": name}, model=name)
 
     def _call(self, method: str, path: str, *, json: Any = None, model: str = "") -> dict[str, Any]:
-        with door(self.host):
-            response = self._http.request(method, path, json=json)
+        with door(self.host), self._http.stream(method, path, json=json) as response:
+            text = self._read(response)
         if response.status_code != 200:  # noqa: PLR2004 - HTTP
             if path == "/api/version":
                 raise not_ollama(self.host)
-            error = failure(response.status_code, response.text, self.host, model)
+            error = failure(response.status_code, text, self.host, model)
             unclear = response.status_code == 500 and type(error) is DaemonError  # noqa: PLR2004
             if path == "/api/show" and unclear:
                 raise ModelBroken(
@@ -234,7 +234,16 @@ class Daemon:
                     hint=f"Install it again with `--force`, or `llava-ollama remove {model}`",
                 )
             raise error
-        return _object(response.text, self.host) if response.text else {}
+        return _object(text, self.host) if text else {}
+
+    def _read(self, response: httpx.Response) -> str:
+        """Return the reply's text; what goes on without end is no daemon's."""
+        body = bytearray()
+        for chunk in response.iter_bytes():
+            body += chunk
+            if len(body) > _LONGEST_REPLY:
+                raise not_ollama(self.host)
+        return body.decode(errors="replace")
 
 
 def _object(text: str, host: str) -> dict[str, Any]:

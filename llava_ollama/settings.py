@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from llava_ollama.errors import UsageProblem
@@ -21,6 +21,7 @@ VARIABLES: Mapping[str, str] = {
     "LLAVA_OLLAMA_CATALOG": "a catalog file of your own, added to the one that is shipped",
     "LLAVA_OLLAMA_CACHE": "folder for downloads",
     "LLAVA_OLLAMA_STATE": "folder for what must survive a kill: names that an install made",
+    "LLAMA_API_KEY": "the key of the llama-server that is asked, if it has one",
     "LLAVA_OLLAMA_TIMEOUT": "seconds to wait for the daemon's next word, loading included",
 }
 """Every variable that is read here, and what it is for; the README's table is made from this."""
@@ -42,12 +43,25 @@ _LONGEST_TIMEOUT = 1e8
 class Settings:
     """Where things are and how long to wait."""
 
-    host: str
-    """The daemon's base URL, ready to connect to."""
+    address: str
+    """The daemon's address as it was given."""
+    origin: str
+    """Where it was given: `--host` or `OLLAMA_HOST`."""
     catalog: Path | None
     cache: Path
     state: Path
     timeout: float = DEFAULT_TIMEOUT
+    api_key: str | None = field(default=None, repr=False)
+    """Of a llama-server."""
+
+    @property
+    def host(self) -> str:
+        """The daemon's base URL, ready to connect to.
+
+        Raises:
+            UsageProblem: the address is none; whoever needs no daemon does not hear of it.
+        """
+        return parse_host(self.address, self.origin)
 
     @classmethod
     def read(
@@ -75,11 +89,13 @@ class Settings:
             else _folder("config", environment, platform) / "catalog.toml"
         )
         return cls(
-            host=parse_host(host, "--host") if host else parse_host(get("OLLAMA_HOST", "")),
+            address=host or get("OLLAMA_HOST", ""),
+            origin="--host" if host else "OLLAMA_HOST",
             catalog=catalog if own_catalog or catalog.is_file() else None,
             cache=folder("cache"),
             state=folder("state"),
             timeout=_seconds(get("LLAVA_OLLAMA_TIMEOUT"), "LLAVA_OLLAMA_TIMEOUT"),
+            api_key=get("LLAMA_API_KEY") or None,
         )
 
 

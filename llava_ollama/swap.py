@@ -40,6 +40,8 @@ Phase = Literal["", "place", "replace", "done"]
 that has a backup, or through."""
 PREFIX = "llava-ollama-"
 """What every temporary and backup name begins with."""
+_TRIES, _PAUSE = 5, 0.3
+"""Times to look at a backup that cannot be shown, and the seconds in between."""
 _GRACE = 0.3
 """Seconds for the daemon to finish a request that we have hung up on; `copy` takes milliseconds,
 and `create` stops at its next status line."""
@@ -171,14 +173,18 @@ def settle(daemon: Daemon, record: dict[str, str]) -> None:
     """Finish an exchange that is through, take any other one back, and remove the names beside."""
     name, temporary, backup = record["name"], record["temporary"], record["backup"]
     phase = record.get("phase", "")
-    if phase == "replace" and state(daemon, backup) == "good":
-        if not _same(daemon, backup, name):
+    beside = [backup, temporary]
+    if phase == "replace":
+        kept = _patiently(daemon, backup)
+        if kept == "good" and not _same(daemon, backup, name):
             daemon.copy(backup, name)
             daemon.show(name)
+        elif kept == "broken":  # it was whole before, so it may be again: `doctor` names it
+            beside.remove(backup)
     # A name that was free before: only what this exchange has put there may go.
     elif phase == "place" and (state(daemon, name) != "good" or _same(daemon, temporary, name)):
         _remove(daemon, name)
-    for other in (backup, temporary):
+    for other in beside:
         _remove(daemon, other)
 
 
@@ -191,6 +197,15 @@ def state(daemon: Daemon, name: str) -> State:
     except ModelBroken:
         return "broken"
     return "good"
+
+
+def _patiently(daemon: Daemon, name: str) -> State:
+    """Return the state of `name`; one that cannot be shown is asked for again, as that may pass."""
+    for _ in range(_TRIES):
+        if (found := state(daemon, name)) != "broken":
+            return found
+        time.sleep(_PAUSE)
+    return "broken"
 
 
 def remove(daemon: Daemon, name: str, records: Records | None = None) -> None:

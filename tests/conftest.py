@@ -20,13 +20,14 @@ DAEMONS = ("0.24.0", "0.34.4")
 def _own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep every test away from the user's files, settings and proxies."""
     for name in list(os.environ):
-        if name.upper().startswith(("OLLAMA_", "LLAVA_OLLAMA_", "HF_", "XDG_")) or (
+        if name.upper().startswith(("OLLAMA_", "LLAVA_OLLAMA_", "LLAMA_", "HF_", "XDG_")) or (
             name.upper().endswith("_PROXY")
         ):
             monkeypatch.delenv(name)
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")  # it would look for its public host
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("NO_COLOR", "1")
 
@@ -54,7 +55,7 @@ def start(version: str, folder: Path) -> RunningDaemon:
     return RunningDaemon(version, folder, binary).start()
 
 
-@pytest.fixture(scope="session", params=DAEMONS)
+@pytest.fixture(scope="session", params=(*DAEMONS, *(["installed"] if running.on_path() else [])))
 def ollama(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningDaemon]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import httpx
 import pytest
 
+from llava_ollama.client import Llava
 from llava_ollama.engine.connection import address
 from llava_ollama.engine.llamacpp import AsyncLlamaCppEngine, LlamaCppEngine
 from llava_ollama.errors import (
@@ -29,7 +30,7 @@ from llava_ollama.errors import (
 )
 from llava_ollama.gguf.mend import mend
 from llava_ollama.resources import bundled
-from tests.asking import SENTENCE, ask
+from tests.asking import SENTENCE, ask, circle
 from tests.daemons.build import LLAMA_CPP, cache_root
 from tests.daemons.running import free_port
 from tests.published import published_model, published_projector
@@ -274,8 +275,8 @@ class RealServer:
         self._files = ("--model", model, "--mmproj", projector)
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        options = ("--port", str(self.port), "--threads", "1", "--parallel", "1")
+    def start(self, *more: str) -> None:
+        options = ("--port", str(self.port), "--threads", "1", "--parallel", "1", *more)
         self._process = subprocess.Popen(
             [BINARY, *self._files, *options, "--ctx-size", "2048", "--offline"],
             stdin=subprocess.DEVNULL,
@@ -337,3 +338,18 @@ def test_the_real_llama_server(real_server):
         return answer.text
 
     assert asyncio.run(asynchronous()) == SENTENCE
+
+
+@pytest.mark.ollama
+@pytest.mark.parametrize("real_server", ["bundled"], indirect=True)
+def test_a_server_with_a_key(real_server, monkeypatch):
+    real_server.stop()
+    real_server.start("--api-key", "open sesame")
+    with Llava.server(real_server.url) as llava, pytest.raises(DaemonError) as caught:
+        llava.ask(circle())
+    assert "LLAMA_API_KEY" in str(caught.value.hint)
+    with Llava.server(real_server.url, api_key="open sesame") as llava:
+        assert str(llava.ask(circle())) == SENTENCE
+    monkeypatch.setenv("LLAMA_API_KEY", "open sesame")
+    with Llava.server(real_server.url) as llava:
+        assert str(llava.ask(circle())) == SENTENCE

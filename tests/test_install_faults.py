@@ -412,6 +412,31 @@ def test_the_daemon_died_while_it_wrote_the_name(bench: Bench) -> None:
     assert bench.daemon_has("f16")
 
 
+def test_a_backup_that_cannot_be_read_for_a_moment_is_waited_for(bench: Bench) -> None:
+    left = record(bench, "replace")
+    bench.daemon.copy(NAME, left["backup"])
+    bench.store.manifest(NAME).write_text("")
+    whole = bench.store.manifest(left["backup"]).read_text()
+    bench.store.manifest(left["backup"]).write_text("")
+    timer = threading.Timer(0.4, bench.store.manifest(left["backup"]).write_text, [whole])
+    timer.start()
+    assert bench.recover() == [NAME]
+    timer.join()
+    assert list(bench.store.manifests()) == [NAME]
+    assert bench.daemon_has("f16")
+
+
+def test_a_backup_that_stays_unreadable_is_not_deleted(bench: Bench) -> None:
+    left = record(bench, "replace")
+    bench.daemon.copy(NAME, left["backup"])
+    whole = bench.store.manifest(left["backup"]).read_text()
+    bench.store.manifest(left["backup"]).write_text("")
+    assert bench.recover() == [NAME]
+    assert bench.store.manifest(left["backup"]).exists()
+    bench.store.manifest(left["backup"]).write_text(whole)
+    bench.daemon.delete(left["backup"])
+
+
 def test_the_daemon_died_while_it_wrote_a_fresh_name(bench: Bench) -> None:
     left = record(bench, "place")
     bench.daemon.copy(NAME, left["temporary"])

@@ -92,15 +92,15 @@ def run(command: list[str], folder: Path, env: dict[str, str]) -> str:
 def test_shell_blocks_run_as_they_stand(folder: Path, ollama: RunningDaemon, hub: LoopbackHub):
     env = environment(folder, ollama, hub)
     said = []
+    (folder / "mmproj.gguf").unlink()  # `mend` does not overwrite
+    (folder / "model.gguf").unlink()
     for block in blocks("sh"):
-        # A second `--name mine` is another model, and `mend` does not overwrite.
-        (folder / "mmproj.gguf").unlink(missing_ok=True)
-        (folder / "model.gguf").unlink(missing_ok=True)
         lines = [line for line in block.splitlines() if not line.startswith("pip ")]
         said.append(run(["bash", "-euo", "pipefail", "-c", "\n".join(lines)], folder, env))
     assert said[0].count(ANSWER) == 2
-    for name in ("llava-llama3-int4", "mine"):
-        run(["llava-ollama", "remove", name], folder, env)
+    assert said[1].endswith("Red.\n")
+    names = ("llava-llama3-int4", "tiny-llava-int4", "mine", "by-hand")
+    run(["llava-ollama", "remove", "--force", *names], folder, env)
 
 
 @pytest.mark.ollama

@@ -47,9 +47,11 @@ class Recorder(Reporter):
         self.done: Counter[str] = Counter()
         self.restarts: list[tuple[str, int]] = []
         self.open: set[str] = set()
+        self.totals: dict[str, int | None] = {}
 
-    def started(self, task: str, total: int | None = None) -> None:  # noqa: ARG002 - the interface
+    def started(self, task: str, total: int | None = None) -> None:
         self.open.add(task)
+        self.totals[task] = total
 
     def advanced(self, task: str, amount: int) -> None:
         assert task in self.open
@@ -256,6 +258,11 @@ def test_a_damaged_cache_is_reported_and_left(weights, small, cached):
 
 
 # What has to be fetched
+
+
+def test_the_hub_tells_a_size_that_is_not_pinned(weights, big, reporter):
+    weights().fetch(replace(big, size=None))
+    assert reporter.totals["download model.gguf"] == big.size
 
 
 def test_download(hub, weights, big, reporter):

@@ -230,7 +230,7 @@ def refusal(server: Server, reply: Reply) -> LlavaOllamaError:
     if reply.status in _NO_KEY:
         return DaemonError(
             f"{server.called} asks for an API key",
-            hint="Give the key that it was started with (`--api-key`)",
+            hint="Set `LLAMA_API_KEY` to the key that it was started with",
         )
     if sentence is None or reply.status in _NO_SUCH_PATH:
         return stranger(server)

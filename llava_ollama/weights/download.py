@@ -103,6 +103,7 @@ class Download:
     reporter: Reporter
     wait: float = 1.0
     _sink: HashedFile | None = None
+    _started: bool = False
 
     @property
     def task(self) -> str:
@@ -134,14 +135,14 @@ class Download:
             NotEnoughSpace: the disk cannot hold the file.
         """
         budget = Budget(self.reporter, self.wait, lambda: self._sink.position if self._sink else 0)
-        self.reporter.started(self.task, self.file.size)
         try:
             with disk(self.folder):
                 return self._settle(budget.spend(self._attempt))
         finally:
             if self._sink:
                 self._sink.close()
-            self.reporter.finished(self.task)
+            if self._started:
+                self.reporter.finished(self.task)
 
     def arrived(self) -> int:
         """Return how many bytes an interrupted download has left here."""
@@ -152,6 +153,9 @@ class Download:
         offer = self.hub.ask(self.file)
         expected = agreed(self.file, offer)
         size = self.file.size if offer.size is None else offer.size
+        if not self._started:  # the size may be the Hub's to tell, so not before
+            self._started = True
+            self.reporter.started(self.task, size)
         sink = self._open(offer, size)
         if sink.position != size:
             self._check_space(size, sink.position)

@@ -189,7 +189,8 @@ def _tool(name: str, package: str) -> str:
     if not target.exists():
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(target)]
         _run([*command, package])
-    for candidate in sorted(target.rglob(name)):
+    # The program itself, not the script beside it that needs the package to be importable.
+    for candidate in sorted(target.rglob(f"*/bin/{name}")):
         if candidate.is_file() and os.access(candidate, os.X_OK):
             return str(candidate)
     message = f"`{name}` is not on PATH and the package `{package}` does not hold it"

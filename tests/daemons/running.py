@@ -120,7 +120,9 @@ def free_port() -> int:
 
 
 def find(version: str) -> Path | None:
-    """Return the daemon's program from the cache, or None where it has not been built."""
+    """Return a daemon's program: from the cache, or with `installed` the user's own on PATH."""
+    if version == "installed":
+        return on_path()
     built = build.binary(version)
     return built if built.exists() else None
 
