@@ -32,6 +32,9 @@ _MODEL_KEYS = {
     *("parameters", "projector", "quants"),
 }
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_LARGEST = 1_000_000
+_LARGEST_FILE = 1 << 63
+"""Bytes of a catalog, and of a weight file that it names."""
 _FILE_KEYS = {"file", "repo", "revision", "size", "sha256"}
 
 
@@ -114,7 +117,7 @@ def load(own: Path | None = None) -> Catalog:
     entries = _parse(_SHIPPED, _SHIPPED.read_bytes())
     if own is not None:
         try:
-            text = own.read_bytes()
+            text = _read(own)
         except OSError as exc:
             raise UsageProblem(
                 f"the catalog `{own}` cannot be read: {exc.strerror}",
@@ -122,6 +125,23 @@ def load(own: Path | None = None) -> Catalog:
             ) from exc
         entries |= _parse(own, text)
     return Catalog(entries)
+
+
+def _read(own: Path) -> bytes:
+    # A pipe or a device would be read for ever.
+    if own.exists() and not own.is_file() and not own.is_dir():
+        raise UsageProblem(
+            f"the catalog `{own}` is not a regular file",
+            hint="Check the path in `LLAVA_OLLAMA_CATALOG`",
+        )
+    with own.open("rb") as file:
+        text = file.read(_LARGEST + 1)
+    if len(text) > _LARGEST:
+        raise UsageProblem(
+            f"the catalog `{own}` is larger than {_LARGEST // 1_000_000} MB",
+            hint="Check the path in `LLAVA_OLLAMA_CATALOG`",
+        )
+    return text
 
 
 def _parse(path: Path, text: bytes) -> dict[str, Entry]:
@@ -133,9 +153,14 @@ def _parse(path: Path, text: bytes) -> dict[str, Entry]:
             name: _entry(name, _table(models, name, "models"), path.absolute().parent)
             for name in models
         }
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, UsageProblem) as exc:
+    except (ValueError, RecursionError, UsageProblem) as exc:
+        why: object = exc
+        if isinstance(exc, RecursionError):
+            why = "it is nested too deeply"
+        elif not isinstance(exc, UnicodeDecodeError | tomllib.TOMLDecodeError | UsageProblem):
+            why = "a number has too many digits"
         raise UsageProblem(
-            f"the catalog `{path}` has a mistake: {exc}",
+            f"the catalog `{path}` has a mistake: {why}",
             hint="Compare it with the example in the README under `Your own models`",
         ) from exc
 
@@ -206,7 +231,9 @@ def _weight_file(
         raise _Mistake(f"`{where}.file` is empty")
     repo = _text({**shared, **data}, "repo", where, "")
     size = data.get("size")
-    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size <= 0):
+    if size is not None and (
+        not isinstance(size, int) or isinstance(size, bool) or not 0 < size < _LARGEST_FILE
+    ):
         raise _Mistake(f"`{where}.size` must be a number of bytes")
     sha256 = _text(data, "sha256", where, "") or None
     if sha256 is not None and _SHA256.fullmatch(sha256) is None:

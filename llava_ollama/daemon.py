@@ -18,7 +18,7 @@ from llava_ollama import modelfile
 from llava_ollama.daemon_errors import CONNECT_TIMEOUT, connecting, door, failure, not_ollama
 from llava_ollama.errors import DaemonError, ModelBroken, UsageProblem
 from llava_ollama.package import ParameterValue
-from llava_ollama.settings import DEFAULT_TIMEOUT, is_loopback
+from llava_ollama.settings import DEFAULT_TIMEOUT, is_loopback, same_daemon_key
 from llava_ollama.shown import Listed, Shown
 
 if TYPE_CHECKING:
@@ -65,6 +65,11 @@ class Daemon:
         self.host = host
         self._timeout = timeout
         self._create_timeout = create_timeout
+
+    @property
+    def key(self) -> str:
+        """What records of this daemon are filed under; the same for all its loopback names."""
+        return same_daemon_key(self.host)
 
     @cached_property
     def _http(self) -> httpx.Client:
@@ -249,7 +254,7 @@ class Daemon:
 def _object(text: str, host: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise not_ollama(host)

@@ -106,7 +106,7 @@ def failure(status: int, body: str, host: str, model: str = "") -> LlavaOllamaEr
     for words, error, hint in _SAYINGS:
         if any(word in said for word in words):
             return error(f"the daemon at {host} says: {said}", hint=hint)
-    if not said or status == 404:  # noqa: PLR2004 - HTTP
+    if not said or status == 404 or status // 100 == 3:  # noqa: PLR2004 - HTTP
         return not_ollama(host)
     return DaemonError(f"the daemon at {host} says: {said}", hint="Look at the daemon's log")
 
@@ -149,6 +149,8 @@ def _said(body: str) -> str:
             value = json.loads(text)
         except ValueError:
             break
+        except RecursionError:
+            return ""
         while isinstance(value, dict):
             value = value.get("error", value.get("message"))
         if not isinstance(value, str):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -44,10 +46,14 @@ class Doctor:
         yield from self._leftovers()
 
     def _machine(self) -> Iterator[Finding]:
-        yield self._space("download folder", self.settings.cache)
+        cache, state = self.settings.cache, self.settings.state
+        unwritable = _unwritable("download folder", cache, "LLAVA_OLLAMA_CACHE")
+        yield unwritable or self._space("download folder", cache)
+        unwritable = _unwritable("state folder", state, "LLAVA_OLLAMA_STATE")
+        yield unwritable or Finding("state folder", "ok", f"{state} can be written")
         if find_spec("xllamacpp") is None:
-            fix = "pip install 'llava-ollama[embedded]'"
-            detail = "the extra `embedded` is not installed, so models run only in a daemon"
+            fix = "pip install xllamacpp"
+            detail = "`xllamacpp` is not installed, so models run only in a daemon"
             yield Finding("llama.cpp", "ok", detail, fix)
         else:
             yield Finding("llama.cpp", "ok", "models can run in this process as well")
@@ -72,6 +78,14 @@ class Doctor:
                 "this daemon rewrites models at `create`: their digests are not the published ones",
                 "Update Ollama to 0.34.1 or later and install again",
             )
+        elif any(r.get("host") == self.daemon.host for r in self.records.all("installed")) or (
+            _release(version) > (0, 0, 0)
+        ):
+            yield Finding("bytes", "ok", "this daemon keeps the bytes it is given")
+        else:
+            detail = "not known yet whether this daemon keeps the bytes it is given"
+            source = " (it is built from source)" if version == "0.0.0" else ""
+            yield Finding("bytes", "ok", detail + source)
 
     def _models(self) -> Iterator[Finding]:
         found = inventory.installed(self.daemon, self.catalog, self.records)
@@ -97,7 +111,7 @@ class Doctor:
 
     def _template(self, name: str) -> Finding:
         shown = self.daemon.show(name)
-        if shown.template == modelfile.chat_template() or not inventory.catalog_name(
+        if shown.template == modelfile.chat_template() or not inventory.has_catalog_files(
             shown, self.catalog, self.records, self.daemon.host
         ):
             return Finding("models", "ok", f"`{name}` sees pictures and has its chat template")
@@ -125,13 +139,14 @@ class Doctor:
         known = {name for r in pending for name in (r.get("temporary"), r.get("backup"))}
         for model in self.daemon.models():
             bare = model.name.removesuffix(":latest")
-            if bare.startswith((f"{swap.PREFIX}new-", f"{swap.PREFIX}old-")) and bare not in known:
-                fix = f"If no install is running elsewhere: llava-ollama remove --force {bare}"
+            temporary = tuple(f"{swap.PREFIX}{kind}-" for kind in ("new", "old", "demo"))
+            if bare.startswith(temporary) and bare not in known:
+                what = "demo" if bare.startswith(temporary[-1]) else "install"
+                fix = f"If no {what} is running elsewhere: llava-ollama remove --force {bare}"
                 yield Finding("leftovers", "warning", f"`{bare}` is a temporary name", fix)
 
     def _space(self, what: str, folder: Path) -> Finding:
-        place = next((p for p in (folder, *folder.parents) if p.exists()), Path("/"))
-        free = shutil.disk_usage(place).free
+        free = shutil.disk_usage(_nearest(folder)).free
         if free < _FEW_BYTES:
             detail = f"only {free / 1e9:.1f} GB free at {folder}"
             fix = "Free some space: the 8B model takes 5.5 GB (int4) or 17 GB (f16)"
@@ -139,10 +154,32 @@ class Doctor:
         return Finding(what, "ok", f"{free / 1e9:.1f} GB free at {folder}")
 
 
+def _nearest(folder: Path) -> Path:
+    """Return the folder, or the nearest above it that exists."""
+    return next((p for p in (folder, *folder.parents) if os.path.lexists(p)), Path("/"))
+
+
+def _unwritable(what: str, folder: Path, variable: str) -> Finding | None:
+    """Return a finding where nothing can be written into `folder`."""
+    try:
+        # Permissions alone do not tell: the disk may be full or read-only.
+        with tempfile.TemporaryFile(dir=_nearest(folder)) as file:
+            file.write(b"x")
+            file.flush()
+    except OSError as exc:
+        detail = f"`{folder}` cannot be written: {exc.strerror or exc}"
+        return Finding(what, "error", detail, f"Set `{variable}` to a folder that can be written")
+    return None
+
+
 def _rewrites(version: str) -> bool:
     """Whether the daemon calls itself one of the rewriting releases, 0.30.0 to 0.34.0."""
+    return (0, 30, 0) <= _release(version) <= (0, 34, 0)
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """Return a version as numbers, or three zeros where it is not one of a release."""
     parts = version.partition("-")[0].split(".")
-    if len(parts) != 3 or not all(part.isdigit() for part in parts):  # noqa: PLR2004 - a.b.c
-        return False
-    major, minor, patch = map(int, parts)
-    return (0, 30, 0) <= (major, minor, patch) <= (0, 34, 0)
+    if len(parts) != 3 or not all(part.isdecimal() and len(part) < 9 for part in parts):  # noqa: PLR2004 - a.b.c, and no number that is too long for `int`
+        return (0, 0, 0)
+    return tuple(map(int, parts))

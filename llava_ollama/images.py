@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeGuard
 
 from llava_ollama import pixels
 from llava_ollama.errors import ImageError
@@ -29,8 +29,33 @@ Source: TypeAlias = (
 """A path, `-` for standard input, the bytes of a file, a binary file object or a PIL image."""
 
 MAX_BYTES = 256 * 1024**2
+MAX_SEGMENTS = 1000
+"""Before the pixels of a JPEG file; Pillow takes 50 us for each and copies what it has of EXIF."""
+MAX_METADATA = 16 * 1024**2
+MAX_TEXT = 4 * 1024**2
+"""Bytes of a PNM file that has its numbers as text: Pillow reads 3 MB a second."""
 
 _PIECE = 1024**2
+_FOREIGN_PICTURES = (
+    ("HEIC", rb"....ftyp(hei|hev|mif1|msf1)"),
+    ("AVIF", rb"....ftypavi"),
+    ("JPEG XL", rb"\xff\x0a|\0\0\0\x0cJXL "),
+    ("JPEG 2000", rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51"),
+    ("Photoshop", rb"8BPS\0"),
+    ("an icon", rb"\0\0[\1\2]\0.\0"),
+    ("SVG", rb"(?i)\s*<(?!!doctype html|html|head).{0,400}?\bsvg\b"),
+)
+_NO_PICTURES = (
+    ("PDF", rb"%PDF"),
+    ("HTML", rb"(?i)\s*(<!doctype\s+html|<html|<head)"),
+    ("a video", rb"....ftyp|\x1aE\xdf\xa3"),
+    ("a GGUF weight file", rb"GGUF"),
+    ("a Git LFS pointer", rb"version https://git-lfs"),
+    ("an archive", rb"PK\x03\x04|\x1f\x8b"),
+    ("text", rb"[\t\n\r\x20-\x7e\x80-\xf4]+\Z"),
+)
+_STREAMS = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")
+_NO_LENGTH = frozenset((0x00, 0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE)))  # JPEG markers
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff"})
 
 
@@ -46,7 +71,11 @@ def prepare(source: Source, image_size: int) -> PreparedPicture:
     longest = 2 * image_size
     if _is_pillow(source):
         return pixels.from_image(source, name, longest)
-    return pixels.from_file(_read(source, name), name, longest)
+    data = _read(source, name)
+    if not pixels.match(pixels.READABLE, data):
+        _refuse(data, name)
+    _check_cost(data, name)
+    return pixels.from_file(data, name, longest)
 
 
 def looks_like_picture(path: Path) -> bool:
@@ -61,10 +90,24 @@ def looks_like_picture(path: Path) -> bool:
             head = file.read(512)
     except (OSError, ValueError):  # unreadable, or no path at all
         return False
-    return pixels.begins_like_picture(head) or path.suffix.lower() in _SUFFIXES
+    return (
+        bool(pixels.match(pixels.READABLE, head) or pixels.match(_FOREIGN_PICTURES, head))
+        or path.suffix.lower() in _SUFFIXES
+    )
 
 
 # Reading
+
+
+def _refuse(data: bytes, name: str) -> NoReturn:
+    picture = pixels.match(_FOREIGN_PICTURES, data)
+    kind = picture or pixels.match(_NO_PICTURES, data)
+    looks = f": it looks like {kind}" if kind else ""
+    if picture or kind == "PDF":
+        hint = "Convert it to PNG or JPEG first"
+    else:
+        hint = "Pass a PNG, JPEG, GIF, WebP, BMP, TIFF or PPM file"
+    raise ImageError(f"{name} is not a picture that can be read{looks}", hint=hint)
 
 
 def _is_pillow(source: object) -> TypeGuard[Image.Image]:
@@ -116,6 +159,12 @@ def _empty_hint(source: object) -> str:
     return "Copy or download it again"
 
 
+def _missing_hint(path: Path) -> str:
+    if path.suffix.lower() in _SUFFIXES or (path.suffix and " " not in path.name):
+        return "Check the path"
+    return "Check the path; `Llava.ask` takes the pictures first, `Chat.ask` the prompt"
+
+
 def _read_standard_input(name: str) -> bytes:
     stream = getattr(sys.stdin, "buffer", None)
     if stream is None or stream.isatty():
@@ -136,16 +185,21 @@ def _read_path(path: str, name: str) -> bytes:
     try:
         if file.is_dir():
             raise ImageError(f"{name} is a folder", hint="Name a picture in it")
+        # Opening a named pipe would wait for a writer; a shell's `<(...)` has one.
+        if not path.startswith(_STREAMS) and file.exists() and not file.is_file():
+            hint = f"Send it to standard input: `... - < '{path}'`"
+            raise ImageError(f"{name} is not a regular file", hint=hint)
         with file.open("rb", buffering=0) as stream:
             return _read_stream(stream, name)
     except FileNotFoundError as exc:
-        raise ImageError(f"{name} does not exist", hint="Check the path") from exc
+        raise ImageError(f"{name} does not exist", hint=_missing_hint(file)) from exc
     except PermissionError as exc:
         raise ImageError(
             f"{name} cannot be read: permission denied", hint=f"chmod +r '{path}'"
         ) from exc
     except OSError as exc:
-        raise ImageError(f"{name} cannot be read: {exc.strerror}", hint="Check the path") from exc
+        reason = f"{name} cannot be read: {exc.strerror}"
+        raise ImageError(reason, hint=_missing_hint(file)) from exc
     except ValueError as exc:  # a NUL in it
         raise ImageError(f"{path!a} cannot be a path: {exc}", hint="Check the path") from exc
 
@@ -164,3 +218,38 @@ def _read_stream(stream: Any, name: str) -> bytes:
         reason = getattr(exc, "strerror", None) or exc
         raise ImageError(f"{name} cannot be read: {reason}", hint="Pass an open file") from exc
     return b"".join(parts)
+
+
+# Limits on what Pillow reads slowly
+
+
+def _check_cost(data: bytes, name: str) -> None:
+    if re.match(rb"P[123]\s", data) and len(data) > MAX_TEXT:
+        most = f"{MAX_TEXT // 1024**2} MB"
+        raise ImageError(
+            f"{name} has its pixels as text, and more than the {most} of it that are read",
+            hint="Convert it to PNG or JPEG first",
+        )
+    if data.startswith(b"\xff\xd8\xff") and not _is_short(data):
+        raise ImageError(
+            f"{name} has more metadata before its pixels than is read",
+            hint="Save it without metadata, or convert it to PNG",
+        )
+
+
+def _is_short(data: bytes) -> bool:
+    """Return whether a JPEG's pixels come soon, walking through it as Pillow does."""
+    at, steps = 2, 0
+    while steps <= MAX_SEGMENTS and at <= MAX_METADATA:
+        start = data.find(b"\xff", at)
+        if start < 0 or data[start + 1 : start + 2] in {b"", b"\xda"}:
+            return True
+        marker = data[start + 1]
+        steps += 1 + (start - at) // 64  # what is no marker is skipped byte by byte
+        if marker == 0xFF:  # noqa: PLR2004 - padding
+            at = start + 1
+        elif marker in _NO_LENGTH:
+            at = start + 2
+        else:
+            at = start + 2 + max(2, int.from_bytes(data[start + 2 : start + 4]))
+    return False

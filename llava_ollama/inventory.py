@@ -5,12 +5,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from llava_ollama import modelfile
+from llava_ollama import planning
 from llava_ollama.catalog import Catalog
 from llava_ollama.daemon import Daemon, Shown, full_name
-from llava_ollama.errors import ModelBroken, ModelNotInstalled, UsageProblem
+from llava_ollama.errors import ModelBroken, ModelNotInstalled, TemplateError, UsageProblem
 from llava_ollama.records import Records
 
 
@@ -21,9 +21,9 @@ class Installed:
     name: str
     size: int
     ours: bool
-    """Installed by this tool, here or elsewhere: known by its record or by its digests."""
+    """Installed by this tool, here or elsewhere: see `is_ours`."""
     catalog: str
-    """`MODEL QUANT` where its files are a catalog entry's, else empty."""
+    """`MODEL QUANT` where its whole package is a catalog entry's, else empty."""
     vision: bool
     damaged: bool
     package_digest: str
@@ -34,10 +34,11 @@ def installed(daemon: Daemon, catalog: Catalog, records: Records) -> list[Instal
     result = []
     for listed in daemon.models():
         try:
+            full_name(listed.name)
             shown = daemon.show(listed.name)
         except ModelNotInstalled:
             continue  # removed in between
-        except ModelBroken:
+        except (ModelBroken, UsageProblem):  # or a name that no daemon would take back
             shown = None
         package = shown.package() if shown else None
         recorded = records.get("installed", daemon.host, listed.name) is not None
@@ -88,24 +89,75 @@ def did_you_mean(daemon: Daemon, name: str) -> Iterator[None]:
 
 
 def catalog_name(shown: Shown, catalog: Catalog, records: Records, host: str) -> str:
-    """Return `MODEL QUANT` of the catalog files that `shown` is made of, or an empty text."""
-    for entry in catalog.entries.values():
-        for quant, file in entry.quants.items():
-            pins = (file.sha256, entry.projector.sha256)
-            stored = tuple(_stored(records, host, pin) for pin in pins)
-            if None not in pins and shown.sources in {pins, stored}:
-                return f"{entry.name} {quant}"
-    return ""
+    """Return `MODEL QUANT` of the catalog entry whose whole package `shown` is, or an empty text.
+
+    The whole package is files, template, system prompt and parameters.
+    """
+    return next((f"{m} {quant}" for m, quant in _equal(shown, catalog, records, host)), "")
+
+
+def has_catalog_files(shown: Shown, catalog: Catalog, records: Records, host: str) -> bool:
+    """Whether `shown` is made of a catalog entry's files, whatever its words are."""
+    return any(True for _ in _made_of(shown, catalog, records, host))
 
 
 def is_ours(shown: Shown, catalog: Catalog, records: Records, host: str) -> bool:
-    """Whether this tool installed the model: by its record, or its catalog files and template."""
-    if records.get("installed", host, full_name(shown.name)):
+    """Whether this tool installed the model.
+
+    There is a record of this very package under this name; or, installed from elsewhere, it is a
+    catalog entry's whole package under that entry's own name.
+    """
+    package = shown.package()
+    if package is None:
+        return False
+    sent = replace(
+        package,
+        model=_source(records, host, package.model),
+        projector=_source(records, host, package.projector),
+    )
+    record = records.get("installed", host, full_name(shown.name)) or {}
+    if record.get("package") in {package.digest(), sent.digest()}:
         return True
-    same_words = shown.template == modelfile.chat_template()
-    return same_words and bool(catalog_name(shown, catalog, records, host))
+    equal = _equal(shown, catalog, records, host)
+    return full_name(shown.name) in {f"{model}-{quant}:latest" for model, quant in equal}
 
 
-def _stored(records: Records, host: str, digest: str | None) -> str | None:
-    record = records.get("rewritten", host, digest) if digest else None
-    return record["stored"] if record else digest
+def _equal(
+    shown: Shown, catalog: Catalog, records: Records, host: str
+) -> Iterator[tuple[str, str]]:
+    """Yield model and quant of the catalog entries whose whole package `shown` is."""
+    package = shown.package()
+    for model, quant, pins in _made_of(shown, catalog, records, host):
+        try:
+            wanted = planning.from_catalog(catalog, model, quant).package(*pins)
+        except TemplateError:
+            continue  # a template of the user's that is gone
+        if package and replace(package, model=pins[0], projector=pins[1]) == wanted:
+            yield model, quant
+
+
+def _made_of(
+    shown: Shown, catalog: Catalog, records: Records, host: str
+) -> Iterator[tuple[str, str, tuple[str, str]]]:
+    """Yield model, quant and digests of the catalog entries with the files of `shown`."""
+    for entry in catalog.entries.values():
+        for quant, file in entry.quants.items():
+            if file.sha256 is None or entry.projector.sha256 is None:
+                continue
+            pins = (file.sha256, entry.projector.sha256)
+            stored = tuple(_stored(records, host, pin) for pin in pins)
+            if shown.sources in {pins, stored}:
+                yield entry.name, quant, pins
+
+
+def _stored(records: Records, host: str, digest: str) -> str:
+    """Return what a rewriting daemon made of the file `digest`, where that is known."""
+    record = records.get("rewritten", host, digest)
+    return record.get("stored", digest) if record else digest
+
+
+def _source(records: Records, host: str, digest: str) -> str:
+    """Return what a rewriting daemon made the file `digest` of, where that is known."""
+    rewritten = (r for r in records.all("rewritten") if r.get("stored") == digest)
+    sources = [r["source"] for r in rewritten if "source" in r]
+    return next((s for s in sources if _stored(records, host, s) == digest), digest)

@@ -64,6 +64,6 @@ def _taken(lock: BaseFileLock, path: Path) -> bool:
     except OSError as exc:
         raise LlavaOllamaError(
             f"the lock file `{path}` cannot be made: {exc.strerror}",
-            hint="Mend the folder's permissions, or free space on its disk",
+            hint="Mend its permissions or free space, or set `LLAVA_OLLAMA_STATE` to another",
         ) from exc
     return True

@@ -11,15 +11,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 import threading
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
 from llava_ollama.errors import LlavaOllamaError
 
 Kind = Literal["pending", "installed", "rewritten", "transient"]
+_LARGEST = 1 << 16
+_OLD = 60.0
+"""Bytes of a record, and seconds after which nobody writes one any more."""
 
 
 class Records:
@@ -49,6 +54,7 @@ class Records:
         fresh = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")
         with self._writing():
             path.parent.mkdir(parents=True, exist_ok=True)
+            _clear(path)
             try:
                 with fresh.open("w", encoding="utf-8") as file:
                     json.dump(dict(record), file)
@@ -82,14 +88,29 @@ class Records:
             ) from exc
 
     def _path(self, kind: Kind, key: tuple[str, ...]) -> Path:
-        name = hashlib.sha256("\0".join(key).encode()).hexdigest()[:24]
+        # A file's name that is no UTF-8 comes as lone surrogates.
+        joined = "\0".join(key).encode(errors="surrogatepass")
+        name = hashlib.sha256(joined).hexdigest()[:24]
         return self._folder / kind / f"{name}.json"
+
+
+def _clear(path: Path) -> None:
+    """Remove what killed writers of this record have left."""
+    for other in path.parent.glob(f"{path.stem}.*.tmp"):
+        with suppress(FileNotFoundError):
+            if time.time() - other.stat().st_mtime > _OLD:
+                other.unlink()
 
 
 def _read(path: Path) -> dict[str, str] | None:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        # A pipe or a device would be read for ever.
+        if not stat.S_ISREG(path.stat().st_mode):
+            return None
+        with path.open("rb") as file:
+            data = file.read(_LARGEST + 1)
+        value = json.loads(data) if len(data) <= _LARGEST else None
+    except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(value, dict):
         return None

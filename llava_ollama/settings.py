@@ -138,6 +138,19 @@ def is_loopback(url: str) -> bool:
     return f".{name.lower().rstrip('.')}".endswith(".localhost")
 
 
+def same_daemon_key(url: str) -> str:
+    """Return `url` (of `parse_host`) in the form that one daemon's records are filed under.
+
+    This machine has several names for itself, and one daemon behind each port.
+    """
+    scheme, separator, rest = url.partition("://")
+    where, slash, path = rest.partition("/")
+    name, colon, port = where.rpartition(":")
+    if name.lower().rstrip(".") in {"localhost", "[::1]"}:
+        name = "127.0.0.1"
+    return f"{scheme}{separator}{name}{colon}{port}{slash}{path}"
+
+
 def _split_port(where: str) -> tuple[str, str]:
     """Split `host:port`; a bare IPv6 address has colons but no port."""
     if _ip(where.strip("[]")) is not None:
@@ -180,6 +193,11 @@ def _escaped(path: str) -> str:
 
 
 def _bad_host(text: str, origin: str, why: str) -> UsageProblem:
+    before, at, host = text.rpartition("@")
+    if at:  # there may be a password before it, and so in `why`
+        scheme, separator, _ = before.rpartition("://")
+        text = f"{scheme}{separator}…@{host}"
+        why = "a user and a password have no place in it"
     return UsageProblem(
         f"`{text}` in {origin} is not the address of a daemon: {why}",
         hint="Write it as `host`, `host:port` or `http://host:port`",
@@ -205,7 +223,13 @@ def _path(text: str, environment: Mapping[str, str]) -> Path:
     path = Path(text)
     if path.parts[:1] == ("~",):
         path = _home(environment).joinpath(*path.parts[1:])
-    return path.absolute()
+    try:
+        return path.absolute()
+    except OSError as exc:
+        raise UsageProblem(
+            f"`{text}` is a relative path, and the current folder is gone",
+            hint="Write the whole path, or change to a folder that exists",
+        ) from exc
 
 
 def _home(environment: Mapping[str, str]) -> Path:

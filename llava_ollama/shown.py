@@ -13,6 +13,9 @@ from llava_ollama.errors import UsageProblem
 from llava_ollama.package import Package, ParameterValue, parameters
 
 _T = TypeVar("_T")
+_LARGEST_IMAGE = 8192
+_LARGEST_SIZE = 1 << 63
+"""Pixels and bytes; what says more is no daemon's word."""
 _BLOB = re.compile(r"sha256[-:]([0-9a-f]{64})$")
 
 
@@ -49,7 +52,9 @@ class Shown:
     def image_size(self) -> int | None:
         """The side in pixels of the square that the model sees, where the daemon says so."""
         size = self.projector_info.get("clip.vision.image_size")
-        return int(size) if isinstance(size, int | float) and size > 0 else None
+        if isinstance(size, int | float) and 1 <= size <= _LARGEST_IMAGE:
+            return int(size)
+        return None
 
     @property
     def has_vision(self) -> bool:
@@ -77,7 +82,7 @@ class Listed:
         size = reply.get("size")
         return cls(
             name=str(reply.get("name", "")),
-            size=size if isinstance(size, int) else 0,
+            size=size if isinstance(size, int) and 0 <= size < _LARGEST_SIZE else 0,
             manifest_digest=str(reply.get("digest", "")),
         )
 
@@ -107,5 +112,5 @@ def _parameters(text: str) -> dict[str, ParameterValue]:
 def _go_value(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text

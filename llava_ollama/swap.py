@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 import secrets
 import struct
 import time
@@ -30,9 +31,11 @@ from llava_ollama.errors import (
     ModelBroken,
     ModelConflict,
     ModelNotInstalled,
+    UsageProblem,
 )
-from llava_ollama.progress import Reporter
+from llava_ollama.progress import SILENT, Reporter
 from llava_ollama.records import Records
+from llava_ollama.settings import same_daemon_key
 
 State = Literal["good", "broken", "absent"]
 Phase = Literal["", "place", "replace", "done"]
@@ -45,7 +48,7 @@ _TRIES, _PAUSE = 5, 0.3
 _GRACE = 0.3
 """Seconds for the daemon to finish a request that we have hung up on; `copy` takes milliseconds,
 and `create` stops at its next status line."""
-_KEYS = {"host", "name", "temporary", "backup"}
+_TEMPORARY, _BACKUP = (re.compile(f"{PREFIX}{kind}-[0-9a-f]{{12}}") for kind in ("new", "old"))
 
 
 class Exchange:
@@ -123,16 +126,17 @@ def exclusive(
     daemon: Daemon, records: Records, name: str, reporter: Reporter
 ) -> Iterator[Exchange]:
     """Hold the name `name` for an exchange; on any way out but success the old model is back."""
-    key = (daemon.host, full_name(name))
+    key = (daemon.key, full_name(name))
     waiting = _telling(reporter, f"another install of `{name}` is under way; waiting for it")
     with ExitStack() as locked:
         locked.enter_context(locks.locked(records.lock_file("pending", *key), waiting=waiting))
-        if left := records.get("pending", *key):
+        left = records.get("pending", *key)
+        if left and _valid(daemon, left, reporter):
             with _alone(daemon, records):
                 settle(daemon, left)
         token = secrets.token_hex(6)
         record = {
-            "host": daemon.host,
+            "host": daemon.key,
             "name": name,
             "temporary": f"{PREFIX}new-{token}",
             "backup": f"{PREFIX}old-{token}",
@@ -152,16 +156,17 @@ def exclusive(
         exchange.close(reporter)
 
 
-def recover(daemon: Daemon, records: Records) -> list[str]:
+def recover(daemon: Daemon, records: Records, reporter: Reporter = SILENT) -> list[str]:
     """Settle what killed installs left on this daemon; return the names that they were for."""
     settled = []
     for record in records.all("pending"):
-        if not record.keys() >= _KEYS or record["host"] != daemon.host:
+        if not _valid(daemon, record, reporter):
             continue
         key = _key(record)
         with locks.if_free(records.lock_file("pending", *key)) as free:
             # Read again under the lock: its writer may have finished in between.
-            if free and (current := records.get("pending", *key)) is not None:
+            current = records.get("pending", *key) if free else None
+            if current and _valid(daemon, current, reporter):
                 with _alone(daemon, records):
                     settle(daemon, current)
                 records.drop("pending", *key)
@@ -172,17 +177,21 @@ def recover(daemon: Daemon, records: Records) -> list[str]:
 def settle(daemon: Daemon, record: dict[str, str]) -> None:
     """Finish an exchange that is through, take any other one back, and remove the names beside."""
     name, temporary, backup = record["name"], record["temporary"], record["backup"]
-    phase = record.get("phase", "")
+    replacing, placing = (record.get("phase") == phase for phase in ("replace", "place"))
     beside = [backup, temporary]
-    if phase == "replace":
-        kept = _patiently(daemon, backup)
-        if kept == "good" and not _same(daemon, backup, name):
-            daemon.copy(backup, name)
-            daemon.show(name)
-        elif kept == "broken":  # it was whole before, so it may be again: `doctor` names it
+    if replacing:
+        states = [_patiently(daemon, one) for one in (backup, name, temporary)]
+        if states[0] == "good" and not _same(daemon, backup, name):
+            # A third model there is the user's own, made after a kill.
+            if states[1] != "good" or _same(daemon, temporary, name):
+                daemon.copy(backup, name)
+                daemon.show(name)
+            elif states[2] == "broken":  # then nobody can say whether it is a third one
+                beside.remove(backup)
+        elif states[0] == "broken":  # it was whole before, so it may be again: `doctor` names it
             beside.remove(backup)
     # A name that was free before: only what this exchange has put there may go.
-    elif phase == "place" and (state(daemon, name) != "good" or _same(daemon, temporary, name)):
+    elif placing and (_patiently(daemon, name) != "good" or _same(daemon, temporary, name)):
         _remove(daemon, name)
     for other in beside:
         _remove(daemon, other)
@@ -230,7 +239,7 @@ def _alone(
     `DELETE` takes away every blob that no manifest names *yet*, so also those that a `create`
     under way has found or made, and while it does so other models' `show` may fail.
     """
-    with locks.locked(records.lock_file("pending", daemon.host), waiting=waiting):
+    with locks.locked(records.lock_file("pending", daemon.key), waiting=waiting):
         yield
 
 
@@ -252,6 +261,19 @@ def _readable(daemon: Daemon, name: str, *, damaged: bool) -> bool:
 
 def _key(record: dict[str, str]) -> tuple[str, str]:
     return record["host"], full_name(record["name"])
+
+
+def _valid(daemon: Daemon, record: dict[str, str], reporter: Reporter) -> bool:
+    """Return whether a record is one of ours for this daemon; a strange one may delete nothing."""
+    get = record.get
+    try:
+        full_name(get("name", ""))
+        ours = _TEMPORARY.fullmatch(get("temporary", "")) and _BACKUP.fullmatch(get("backup", ""))
+    except UsageProblem:
+        ours = None
+    if not ours:
+        reporter.note("a record of an install in the state folder is damaged; it is ignored")
+    return bool(ours) and same_daemon_key(get("host", "")) == daemon.key
 
 
 def _same(daemon: Daemon, one: str, other: str) -> bool:
@@ -292,15 +314,7 @@ def _write_over(daemon: Daemon, name: str) -> None:
         pass
 
 
-def _gguf_text(text: bytes) -> bytes:
-    return struct.pack("<Q", len(text)) + text
-
-
-_NOTHING = (
-    b"GGUF"
-    + struct.pack("<IQQ", 3, 0, 1)
-    + _gguf_text(b"general.architecture")
-    + struct.pack("<I", 8)
-    + _gguf_text(b"clip")
+_NOTHING = b"GGUF" + struct.pack(
+    "<IQQQ20sIQ4s", 3, 0, 1, 20, b"general.architecture", 8, 4, b"clip"
 )
 """A GGUF file without tensors. Called a projector, since 0.34.0 would rewrite a model."""

@@ -71,6 +71,19 @@ def tell(reporter: Reporter, sources: list[Picture], turn: Message) -> None:
 def request_of(
     earlier: list[Message], turn: Message, system: str | None, options: Mapping[str, Any] | None
 ) -> Request:
-    """Return the conversation that ends with `turn`."""
+    """Return the conversation that ends with `turn`.
+
+    Raises:
+        UsageProblem: a text of it cannot be sent.
+    """
     first = (Message("system", system),) if system and system.strip() else ()
-    return Request((*first, *earlier, turn), dict(options or {}))
+    messages = (*first, *earlier, turn)
+    for message in messages:
+        try:
+            message.text.encode()
+        except UnicodeEncodeError as exc:
+            raise UsageProblem(
+                f"the {message.role}'s text has a lone surrogate, `{exc.object[exc.start]!a}`",
+                hint="Read it as UTF-8 text, or drop what cannot be decoded",
+            ) from exc
+    return Request(messages, dict(options or {}))

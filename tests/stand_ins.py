@@ -25,6 +25,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "seeing": {**BARE, "/api/show": SEEING},
     "blind": {**BARE, "/api/show": BLIND},
     "old": {**BARE, "/api/show": {"modelfile": "", "template": ""}},
+    "odd names": {**BARE, "/api/tags": {"models": [{"name": "a b\x1b]0;x\x07", "size": 10**400}]}},
     "silent": {},
 }
 """Path → reply; "" is any path, and a path without a reply has no model. "silent" never replies."""

@@ -16,7 +16,8 @@ records gguf modelfile images prompts daemon_errors
 catalog shown
 weights daemon
 engine swap
-planning inventory turns
+planning turns
+inventory
 install in_process doctor chat
 client
 __init__ tiny

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -196,6 +197,26 @@ def test_a_catalog_that_cannot_be_read_is_told(tmp_path):
     (tmp_path / "latin.toml").write_bytes(b'title = "\xe9"')
     with pytest.raises(UsageProblem, match="utf-8"):
         catalog.load(tmp_path / "latin.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [("x = " + "[" * 100_000, "deeply"), ("x = " + "9" * 5_000, "digits")],
+    ids=["deep", "long"],
+)
+def test_a_catalog_that_is_too_much_has_a_mistake(tmp_path, text, why):
+    with pytest.raises(UsageProblem, match=f"has a mistake: .*{why}"):
+        catalog.load(own(tmp_path, text))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are Unix's")
+def test_a_catalog_is_a_regular_file_of_a_megabyte_at_most(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(UsageProblem, match="not a regular file"):
+            catalog.load(path)
+    with pytest.raises(UsageProblem, match="larger than 1 MB"):
+        catalog.load(own(tmp_path, "#" * 1_000_001))
 
 
 def test_unknown_names_get_the_nearest():

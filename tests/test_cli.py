@@ -8,6 +8,7 @@ import pty
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,12 @@ from PIL import Image
 
 from llava_ollama import resources
 from llava_ollama.cli import main
+from llava_ollama.cli.bars import Bars, waiting
+from llava_ollama.cli.frame import _cause
+from llava_ollama.cli.output import Output
+from llava_ollama.errors import DownloadError, LlavaOllamaError
+from llava_ollama.findings import Finding
+from llava_ollama.progress import Reporter
 from llava_ollama.tiny.shapes import Shape, draw
 from tests.published import rewrite
 from tests.stand_ins import stand_in
@@ -131,6 +138,8 @@ def test_every_word_that_is_a_picture_is_attached(
 def test_run_says_what_it_attaches_before_it_asks(desk: Path):
     done = call("run", "x", f"{desk}/red.png and './my picture.png': {QUESTION}", code=3)
     assert done.stderr.splitlines()[:2] == [f"attached {desk}/red.png", "attached ./my picture.png"]
+    done = call("run", "x", QUESTION, code=3)
+    assert done.stderr.splitlines()[0] == "no picture in the prompt"
 
 
 @pytest.mark.usefixtures("desk")
@@ -191,7 +200,8 @@ def test_mend_tells_what_it_added(desk: Path):
     assert lines[-1] == "wrote out.gguf"
     assert (desk / "out.gguf").is_file()
     done = call("mend", "out.gguf", "-o", "again.gguf")
-    assert done.stdout == "nothing to mend: no file was written\n"
+    assert done.stdout == "nothing to mend: again.gguf is a copy\n"
+    assert (desk / "again.gguf").read_bytes() == (desk / "out.gguf").read_bytes()
 
 
 @pytest.mark.usefixtures("desk")
@@ -199,6 +209,42 @@ def test_list_without_a_daemon_still_lists_the_catalog():
     done = call("list", code=3)
     assert done.stdout.splitlines()[0].split() == ["MODEL", "QUANT", "SIZE", "INSTALLED", "AS"]
     assert done.stderr.startswith(f"Error: no Ollama daemon answers at {NOBODY}\n")
+
+
+def test_list_with_a_daemon_that_is_silent_still_lists_the_catalog(
+    desk: Path, monkeypatch: pytest.MonkeyPatch
+):
+    assert desk.is_dir()
+    monkeypatch.setenv("LLAVA_OLLAMA_TIMEOUT", "0.2")
+    with stand_in("silent") as host:
+        done = call("list", "--host", host, code=3)
+    assert done.stdout.startswith("MODEL")
+    assert done.stderr.startswith(f"Error: the daemon at {host} did not answer in time\n")
+
+
+@pytest.mark.usefixtures("desk")
+@pytest.mark.parametrize("variable", ["LLAVA_OLLAMA_CACHE", "LLAVA_OLLAMA_STATE", "HOME"])
+def test_doctor_tells_of_folders_that_cannot_be_written(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv(variable, "/dev/null")
+    lines = call("doctor", code=3).stdout.splitlines()
+    wrong = [line for line in lines if "cannot be written: Not a directory" in line]
+    fixes = [line.split("`")[1] for line in lines if "to a folder that can be written" in line]
+    assert len(wrong) == len(fixes)
+    assert all(line.startswith("error  ") and "/dev/null" in line for line in wrong)
+    assert fixes == (
+        ["LLAVA_OLLAMA_CACHE", "LLAVA_OLLAMA_STATE"] if variable == "HOME" else [variable]
+    )
+
+
+def test_doctor_goes_on_without_a_catalog_of_ones_own(desk: Path, monkeypatch: pytest.MonkeyPatch):
+    (desk / "own.toml").write_text("[models")
+    monkeypatch.setenv("LLAVA_OLLAMA_CATALOG", "own.toml")
+    with stand_in("bare") as host:
+        done = call("doctor", "--host", host, code=4)
+    assert done.stdout.startswith(f"error    catalog: the catalog `{desk}/own.toml` has a mistake")
+    assert "Ollama 0.24.0 answers" in done.stdout
 
 
 @pytest.mark.usefixtures("desk")
@@ -213,6 +259,78 @@ def test_a_closed_pipe_is_no_accident(desk: Path):
     assert (done.stdout, done.stderr) == (b"F", b"")
 
 
+def test_a_full_disk_is_one_line(desk: Path):
+    for command in ("render", "render --json", "--help", "render --help"):
+        line = f"{sys.executable} -m llava_ollama {command} > /dev/full"
+        done = subprocess.run(["bash", "-c", line], cwd=desk, capture_output=True, check=False)
+        assert done.stderr == (
+            b"Error: standard output cannot be written: No space left on device\n"
+            b"Hint: Send it to another file or disk\n"
+        )
+        assert done.returncode == 1
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams_are_no_accident(closed: str, desk: Path):
+    line = f"{sys.executable} -m llava_ollama %s {closed}"
+    for command, code in (("render", 0), ("list", 3), ("doctor", 3), ("show x", 3)):
+        done = subprocess.run(
+            ["bash", "-c", line % command], cwd=desk, capture_output=True, check=False
+        )
+        assert done.returncode == code
+        assert b"Traceback" not in done.stderr
+
+
+def test_what_is_awaited_is_said_when_it_takes_long():
+    told = Told()
+    with waiting(told, "x") as arrived:
+        arrived()
+        arrived()
+    assert told.tasks == []
+    with waiting(told, "x") as arrived:
+        assert told.begun.wait(10)
+        arrived()
+    assert told.tasks == ["+ x", "- x"]
+
+
+class Told(Reporter):
+    """Keeps what begins and ends."""
+
+    def __init__(self) -> None:
+        self.tasks: list[str] = []
+        self.begun = threading.Event()
+
+    def started(self, task: str, total: int | None = None) -> None:
+        assert total is None
+        self.tasks.append(f"+ {task}")
+        self.begun.set()
+
+    def finished(self, task: str) -> None:
+        self.tasks.append(f"- {task}")
+
+
+WAIT = """
+import time
+from llava_ollama.cli.bars import Bars
+bars = Bars(colour=False)
+for total in (None, 2_000_000):
+    bars.started("waiting", total)
+    bars.advanced("waiting", total // 2 if total else 0)
+    time.sleep(0.3)  # for one frame
+    bars.finished("waiting")
+bars.close()
+"""
+
+
+def test_a_task_without_a_total_shows_the_time_alone(desk: Path):
+    said = _shown([sys.executable, "-c", WAIT], cwd=desk)
+    first, _, second = said.partition("0.0/2.0 MB")
+    assert "0:00:00" in first
+    assert "bytes" not in first
+    assert "/?" not in first
+    assert "1.0/2.0 MB" in second
+
+
 def test_colour_is_for_terminals_without_no_color(desk: Path, monkeypatch: pytest.MonkeyPatch):
     assert "\x1b" not in _on_terminal("doctor", cwd=desk)
     monkeypatch.delenv("NO_COLOR")
@@ -222,8 +340,13 @@ def test_colour_is_for_terminals_without_no_color(desk: Path, monkeypatch: pytes
 
 
 def _on_terminal(*arguments: str, cwd: Path) -> str:
+    return _shown([*PROGRAM, *arguments], cwd=cwd)
+
+
+def _shown(command: list[str], *, cwd: Path) -> str:
+    """Return what a terminal of its own shows of a command."""
     ours, theirs = pty.openpty()
-    with subprocess.Popen([*PROGRAM, *arguments], cwd=cwd, stdout=theirs, stderr=theirs):
+    with subprocess.Popen(command, cwd=cwd, stdout=theirs, stderr=theirs):
         os.close(theirs)
         said = b""
         try:
@@ -299,6 +422,7 @@ def test_bash_completes_commands_models_quants_and_options(desk: Path):
     assert _complete("install", "ti", cwd=desk) == ["tiny-llava"]
     assert _complete("render", "tiny-llava", "--quant", "", cwd=desk) == ["int4", "f16"]
     assert _complete("ask", "--emb", cwd=desk) == ["--embedded"]
+    assert _complete("ask", "--embedded", "ti", cwd=desk) == ["tiny-llava"]
     assert _complete("show", "x", cwd=desk) == []
 
 
@@ -333,3 +457,88 @@ def test_words_that_are_not_utf8_are_refused(desk: Path):
     )
     assert done.returncode == 2
     assert done.stderr.startswith(b"Error: the prompt is not UTF-8 text\n")
+
+
+def test_render_keeps_symlinks_and_pipes(desk: Path):
+    os.mkfifo(desk / "pipe")
+    (desk / "link").symlink_to("file")
+    call("render", "-o", "link", "--force")
+    assert (desk / "link").is_symlink()
+    assert (desk / "file").read_text() == call("render").stdout
+    reader = os.open("pipe", os.O_RDONLY | os.O_NONBLOCK)
+    call("render", "-o", "pipe", "--force")
+    assert os.read(reader, 1 << 16).decode() == call("render").stdout
+    os.close(reader)
+    assert (desk / "pipe").is_fifo()
+    assert not list(desk.glob(".render-*"))
+
+
+def test_the_demo_keeps_a_file_of_the_same_name(desk: Path):
+    (desk / "demo-pictures").mkdir()
+    mine = desk / "demo-pictures" / "yellow-star.png"
+    mine.write_text("mine")
+    done = call("demo", code=2)
+    assert done.stderr.endswith("\nHint: Choose another folder with `--folder`\n")
+    assert [path.name for path in mine.parent.iterdir()] == ["yellow-star.png"]
+    assert mine.read_text() == "mine"
+
+
+@pytest.mark.embedded
+def test_the_demo_does_without_a_daemon_that_is_silent(desk: Path, monkeypatch: pytest.MonkeyPatch):
+    assert desk.is_dir()
+    monkeypatch.setenv("LLAVA_OLLAMA_TIMEOUT", "0.2")
+    with stand_in("silent") as host:
+        done = call("demo", "--host", host)
+    assert done.stderr.splitlines() == [
+        f"the daemon at {host} did not answer in time",
+        "tiny-llava through llama.cpp in this process:",
+    ]
+
+
+EVIL = "a\x1b]0;x\x07\x9b1m\x7f\r\n\tb"
+
+
+def test_nothing_from_elsewhere_steers_the_terminal(capsys: pytest.CaptureFixture[str]):
+    out, shown = Output(colour=False), "a\\x1b]0;x\\x07\\x9b1m\\x7f\\x0d"
+    out.result(None, EVIL)
+    out.piece(EVIL)
+    out.result(None, out.table([EVIL], [[EVIL]]))
+    out.result(None, out.findings([Finding(EVIL, "error", EVIL, EVIL)]))
+    for say in (out.note, out.reporter().note):
+        say(EVIL)
+    out.error(EVIL, EVIL)
+    Bars(colour=False).note(EVIL)
+    said = "".join(capsys.readouterr())
+    assert shown in said
+    assert set(said) - set("\n\t") == {char for char in said if char.isprintable()}
+    Output(json=True).result({"text": EVIL})
+    said = capsys.readouterr().out
+    assert json.loads(said) == {"text": EVIL}
+    assert all(char.isprintable() or char == "\n" for char in said)
+
+
+@pytest.mark.usefixtures("desk")
+def test_an_odd_name_fails_nothing_else():
+    with stand_in("odd names") as host:
+        listed = call("list", "--host", host).stdout
+        assert "a b\\x1b]0;x\\x07" in listed
+        done = call("doctor", "--host", host)
+    assert "Ollama 0.24.0 answers" in done.stdout
+    assert "bytes: this daemon keeps the bytes it is given" in done.stdout
+
+
+def test_the_cause_of_a_failed_download_has_no_address():
+    secret = LlavaOllamaError("https://x/?Signature=secret")
+    assert _cause(DownloadError("x"), secret) == "LlavaOllamaError"
+    assert _cause(LlavaOllamaError("x"), OSError("why")) == "OSError: why"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_program_that_is_asked_to_end_clears_up(number: signal.Signals, desk: Path):
+    with stand_in("silent", on_request=lambda: process.send_signal(number)) as host:
+        process = subprocess.Popen(
+            [*PROGRAM, "show", "x", "--host", host], cwd=desk, stderr=subprocess.PIPE, text=True
+        )
+        said = process.communicate(timeout=60)[1]
+    assert (process.returncode, said) == (128 + number, "Error: interrupted\n")
+    assert signal.getsignal(number) is signal.SIG_DFL

@@ -16,6 +16,9 @@ from click.testing import CliRunner, Result
 
 from llava_ollama.cli import main
 from llava_ollama.daemon import Daemon
+from llava_ollama.records import Records
+from llava_ollama.settings import Settings
+from llava_ollama.tiny import demo
 from llava_ollama.tiny.shapes import Shape, draw
 from tests.conftest import DAEMONS, start
 from tests.daemons.running import RunningDaemon
@@ -102,7 +105,7 @@ def test_a_day(quant: str, desk: RunningDaemon):
     assert "112 x 112 pixels" in call("show", name).stdout
     listed = data("list")
     assert [(m["name"], m["ours"], m["vision"]) for m in listed["installed"]] == [
-        (f"{name}:latest", True, True)
+        (name, True, True)
     ]
     assert f"tiny-llava    {quant:<5}" in call("list").stdout
 
@@ -145,11 +148,35 @@ def test_what_is_not_ours_is_removed_by_force_only(desk: RunningDaemon, tmp_path
     desk.cli("create", "theirs", "-f", str(tmp_path / "Modelfile"))
     done = call("remove", "theirs", code=2)
     assert done.stderr.startswith("Error: `theirs` was not installed by this tool\n")
-    assert [m["name"] for m in data("list")["installed"]] == ["theirs:latest"]
+    assert [m["name"] for m in data("list")["installed"]] == ["theirs"]
     assert "theirs" in call("list").stdout
     done = call("ask", "red.png", QUESTION, "-m", "theirs", code=2)
     assert done.stderr.startswith("Error: `theirs` does not see pictures\n")
     call("remove", "theirs", "--force")
+
+
+def test_what_others_made_of_our_files_is_removed_by_force_only(
+    desk: RunningDaemon, tmp_path: Path
+):
+    name = "tiny-llava-int4"
+    call("install", "tiny-llava")
+    (tmp_path / "Modelfile").write_text(f'FROM {name}\nSYSTEM "Be short."\n')
+    desk.cli("create", "foreign", "-f", str(tmp_path / "Modelfile"))
+    desk.cli("cp", name, "copied")
+    try:
+        for theirs in ("foreign", "copied"):
+            done = call("remove", theirs, code=2)
+            assert done.stderr.startswith(f"Error: `{theirs}` was not installed by this tool\n")
+        catalog, _, others = call("list").stdout.partition("OTHER MODEL")
+        assert f"copied, {name}" in catalog.replace(f"{name}, copied", f"copied, {name}")
+        assert "foreign" in others
+        assert "foreign" not in catalog
+        # What has taken our name is not ours because of the record.
+        desk.cli("cp", "foreign", name)
+        call("remove", name, code=2)
+        assert data("show", name)["ours"] is False
+    finally:
+        call("remove", "--force", "foreign", "copied", name)
 
 
 def test_the_demo_leaves_the_daemon_as_it_was(desk: RunningDaemon):
@@ -196,3 +223,24 @@ def test_a_check_that_fails_is_exit_code_1():
         assert done.stderr.startswith("Error: the model was shown a red circle on a white")
     finally:
         call("remove", "mute")
+
+
+def test_what_a_killed_demo_left_is_named_and_cleared(desk: RunningDaemon):
+    call("install", "tiny-llava")
+    client, records = Daemon(desk.host), Records(Settings.read(host=desk.host).state)
+    with demo.reserved(client, records) as name:
+        client.copy("tiny-llava-int4", name)
+        demo.clear(client, records)  # its writer is alive
+        assert client.show(name).has_vision
+        record = records.get("installed", desk.host, f"{name}:latest")
+        assert record is not None
+    assert {model.name for model in client.models()} == {"tiny-llava-int4:latest"}
+    # As a kill would leave it: a model and a record, and nobody who holds the lock.
+    client.copy("tiny-llava-int4", name)
+    records.put("installed", desk.host, f"{name}:latest", record=record)
+    fixes = [finding["fix"] for finding in data("doctor")["findings"]]
+    assert f"If no demo is running elsewhere: llava-ollama remove --force {name}" in fixes
+    call("remove", "tiny-llava-int4")
+    assert client.models() == []
+    assert records.get("installed", desk.host, f"{name}:latest") is None
+    client.close()

@@ -22,7 +22,8 @@ from PIL import Image
 
 import llava_ollama
 from llava_ollama import Answer, AsyncChat, AsyncLlava, Chat, Chunk, Llava
-from llava_ollama.engine.interface import Request, Times, Usage
+from llava_ollama.engine.interface import Message, Request, Times, Usage
+from llava_ollama.engine.ollama import OllamaEngine
 from llava_ollama.errors import (
     DaemonBusy,
     DaemonError,
@@ -38,6 +39,7 @@ from llava_ollama.errors import (
 )
 from llava_ollama.images import prepare
 from llava_ollama.progress import Reporter
+from llava_ollama.turns import request_of
 from tests.modes import MODES, answer
 
 HEAVY = ("ollama", "httpx", "pydantic", "huggingface_hub", "PIL", "jinja2", "rich", "xllamacpp")
@@ -723,3 +725,40 @@ def test_a_proxy_is_used_for_a_daemon_elsewhere():
             ASK.replace("HOST", "'http://ollama.invalid:1'"), HTTP_PROXY=host, http_proxy=host
         )
     assert (done.stderr, done.returncode) == ("", 0)
+
+
+@pytest.mark.parametrize(("prompt", "system"), [("\ud800", None), ("what", "\udcff")])
+def test_a_text_that_cannot_be_sent_is_refused(prompt, system):
+    with pytest.raises(UsageProblem, match="lone surrogate"):
+        request_of([], Message("user", prompt), system, None)
+
+
+def test_a_redirect_is_not_followed():
+    asked: list[str] = []
+
+    class Elsewhere(BaseHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            pass
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            asked.append(self.path)
+            shown = b'{"capabilities": ["completion"]}'
+            redirects = self.path == "/api/chat"
+            self.send_response(307 if redirects else 200)
+            self.send_header("Location", "/stolen")
+            self.send_header("Content-Length", "0" if redirects else str(len(shown)))
+            self.end_headers()
+            self.wfile.write(b"" if redirects else shown)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            engine = OllamaEngine("x", f"http://127.0.0.1:{server.server_address[1]}")
+            with closing(engine), pytest.raises(DaemonError):
+                engine.answer(Request((Message("user", "what"),), {}))
+        finally:
+            server.shutdown()
+            thread.join()
+    assert asked == ["/api/show", "/api/chat"]

@@ -121,7 +121,17 @@ def test_a_website_is_not_an_ollama(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"null", b"[]", b"{}", b'{"models": {}, "version": 3}', b'{"models": [1]}', b"\xff\xfe"],
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"{}",
+        b'{"models": {}, "version": 3}',
+        b'{"models": [1]}',
+        b"\xff\xfe",
+        b"[" * 100_000,
+    ],
+    ids=lambda body: repr(body)[:20],
 )
 def test_replies_of_another_kind(body: bytes) -> None:
     with serving(saying(200, body)) as daemon:
@@ -138,6 +148,31 @@ def test_a_model_with_odd_values() -> None:
     odd = b'{"models": [{"name": null, "size": "many"}], "version": "0"}'
     with serving(saying(200, odd)) as daemon:
         assert [model.size for model in daemon.models()] == [0]
+
+
+def test_a_deep_error_is_no_ollama_s() -> None:
+    with serving(saying(500, b'{"error": ' * 100_000)) as daemon, pytest.raises(DaemonUnreachable):
+        daemon.version()
+    assert isinstance(failure(500, "[" * 100_000, HOST), DaemonUnreachable)
+    assert isinstance(failure(302, "Found", HOST), DaemonUnreachable)
+
+
+@pytest.mark.parametrize("size", ["1" + "0" * 400, "-1", "1e999", "true"])
+def test_sizes_that_no_model_has(size: str) -> None:
+    odd = f'{{"models": [{{"name": "x", "size": {size}}}], "version": "0"}}'.encode()
+    with serving(saying(200, odd)) as daemon:
+        assert daemon.models()[0].size in {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [("336", 336), ("8192", 8192), ("336.0", 336)]
+    + [(odd, None) for odd in ("0", "-1", "0.5", "8193", "1e999", "NaN", "1" + "0" * 400, '"1"')],
+)
+def test_image_sizes(size: str, expected: int | None) -> None:
+    info = f'{{"capabilities": [], "projector_info": {{"clip.vision.image_size": {size}}}}}'
+    with serving(saying(200, info.encode())) as daemon:
+        assert daemon.show("x").image_size == expected
 
 
 def test_a_daemon_too_old_to_name_capabilities() -> None:

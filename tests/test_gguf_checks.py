@@ -73,6 +73,16 @@ def test_a_projector_of_another_size(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("number", ["9" * 5_000, "٢"])
+def test_layers_that_have_no_number_are_not_counted(tmp_path: Path, number: str) -> None:
+    path = write(tmp_path / "x.gguf", CLIP, LLAVA | {f"mm.{number}.weight": (4, 4)})
+    try:
+        header = read(path)
+    except GGUFError:
+        return
+    assert checks.output_width(header) == 16
+
+
 def test_the_last_layer_s_width_counts_not_clip_s_own(tmp_path: Path) -> None:
     """Files converted before 2025, xtuner's among them, name CLIP's own dimension in the key."""
     keys = CLIP | {"clip.vision.projection_dim": 768}

@@ -101,8 +101,9 @@ def test_a_mended_file_is_right_and_stays_as_it_is(
     once = mend(source, tmp_path / "once.gguf").path
     assert not any(found.fix for found in checks.health(read(once)))
     again = mend(once, tmp_path / "again.gguf")
-    assert (again.path, again.changes, again.sha256) == (once, (), None)
-    assert not (tmp_path / "again.gguf").exists()
+    assert (again.path, again.changes) == (tmp_path / "again.gguf", ())
+    assert again.sha256 == hashlib.sha256(once.read_bytes()).hexdigest()
+    assert again.path.read_bytes() == once.read_bytes()
 
 
 def test_a_default_pre_tokenizer_is_replaced_in_its_place(tmp_path: Path) -> None:
@@ -346,3 +347,25 @@ def test_llama_cpp_loads_the_mended_pair_and_knows_its_template(
     assert choice["message"]["content"] == "A red circle on a white background."
     assert choice["finish_reason"] == "stop"
     assert answer["usage"]["prompt_tokens"] == 77
+
+
+def test_what_is_no_regular_file_is_never_replaced(model: Path, tmp_path: Path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    (tmp_path / "to-pipe").symlink_to(pipe)
+    for name in ("pipe", "to-pipe"):
+        with pytest.raises(GGUFError, match="is not a regular file"):
+            mend(model, tmp_path / name, overwrite=True)
+    assert pipe.is_fifo()
+
+
+def test_a_symlink_stays_and_its_file_is_written(model: Path, tmp_path: Path):
+    link, file = tmp_path / "link", tmp_path / "file"
+    link.symlink_to("file")
+    with pytest.raises(GGUFError, match="exists already"):  # also while it dangles
+        mend(model, link)
+    assert not file.exists()
+    mend(model, link, overwrite=True)
+    assert link.is_symlink()
+    assert file.is_file()
+    assert not list(tmp_path.glob(".mend-*"))

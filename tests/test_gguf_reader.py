@@ -233,6 +233,10 @@ DAMAGED = {
     "type": (build([key("k", 13, bytes(8))]), "the key `k` has the unknown type 13"),
     "nested": (build([key("k", 9, struct.pack("<IQ", 9, 1))]), "an array of the unknown type 9"),
     "strings": (build([key("k", 9, struct.pack("<IQ", 8, 2**50))]), "claims 1,125,899,906,842,624"),
+    "many strings": (
+        build([key("k", 9, struct.pack("<IQ", 8, (1 << 22) + 1) + bytes(34 << 20))]),
+        "the key `k` claims 4,194,305 strings",
+    ),
     "name": (build([LIMIT]), "key 1 has a name of 9,223,372,036,854,775,808 bytes"),
     "utf-8": (build([struct.pack("<Q", 1) + b"\xff"]), "the name of key 1 is not UTF-8"),
     "dimensions": (build([], [info("t", (1,) * 5, 0, 0)]), "the tensor `t` has 5 dimensions"),
@@ -410,7 +414,7 @@ def test_mutated_headers_end_in_our_error(tmp_path: Path, name: str, rounds: int
 HUGE = {
     "bytes": key("k", 9, struct.pack("<IQ", 0, 1 << 30)),
     "text": key("k", 8, struct.pack("<Q", 1 << 30)),
-    "strings": key("k", 9, struct.pack("<IQ", 8, 1 << 26)),
+    "strings": key("k", 9, struct.pack("<IQQ", 8, 2, 1 << 30)),
 }
 
 

@@ -6,7 +6,6 @@ import io
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -77,13 +76,39 @@ def test_a_picture_may_come_through_standard_input():
     assert from_standard_input(PNG) == PNG
 
 
-def test_a_named_pipe_is_read(tmp_path):
+def test_a_pipe_of_a_shell_is_read():
+    read_end, write_end = os.pipe()
+    with os.fdopen(read_end), os.fdopen(write_end, "wb") as writer:
+        writer.write(PNG)
+        writer.close()
+        assert prepare(f"/dev/fd/{read_end}", SIDE).data == PNG
+
+
+def test_a_named_pipe_is_not_waited_for(tmp_path):
     pipe = tmp_path / "pipe.png"
     os.mkfifo(pipe)
-    writer = threading.Thread(target=pipe.write_bytes, args=(PNG,))
-    writer.start()
-    assert prepare(pipe, SIDE).data == PNG
-    writer.join()
+    hint = f"Send it to standard input: `... - < '{pipe}'`"
+    assert refusal(pipe) == (f"`{pipe}` is not a regular file", hint)
+
+
+JPEG = encoded("JPEG")
+SLOW = {
+    "segments": (JPEG[:2] + b"\xff\xe1\0\x0aExif\0\0II" * 1001 + JPEG[2:], "more metadata"),
+    "padding": (JPEG[:2] + b"\xff" * 1002 + JPEG[2:], "more metadata"),
+    "junk": (JPEG[:20] + bytes(70_000) + JPEG[20:], "more metadata"),
+    "long": (JPEG[:2] + (b"\xff\xfe\xff\xff" + bytes(65533)) * 260 + JPEG[2:], "more metadata"),
+    "text": (b"P3 1200 1200 255\n" + b"0 " * (3 << 20), "its pixels as text"),
+}
+
+
+@pytest.mark.parametrize(("data", "what"), SLOW.values(), ids=SLOW)
+def test_what_pillow_reads_slowly_is_refused(data, what):
+    assert what in refusal(data)[0]
+
+
+def test_usual_metadata_is_read():
+    segment = b"\xff\xfe\xff\xff" + bytes(65533)
+    prepare(JPEG[:2] + segment * 100 + JPEG[2:], SIDE)
 
 
 # Refusals
@@ -104,7 +129,11 @@ def test_a_named_pipe_is_read(tmp_path):
             "Fetch it first and pass the bytes",
         ),
         ("a\0b.png", "'a\\x00b.png' cannot be a path: embedded null byte", "Check the path"),
-        ("x" * 5000, f"`{'x' * 5000}` cannot be read: File name too long", "Check the path"),
+        (
+            f"{'x' * 5000}.png",
+            f"`{'x' * 5000}.png` cannot be read: File name too long",
+            "Check the path",
+        ),
         (
             7,
             "a `int` is not a picture",
@@ -256,3 +285,11 @@ def test_importing_it_imports_no_pillow():
     code = "import sys, llava_ollama.images; sys.exit('PIL' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     assert images.MAX_PIXELS == 200_000_000
+
+
+@pytest.mark.parametrize("word", ["Describe this image", "Is it a star? Or not.", "Hello"])
+def test_a_prompt_in_the_place_of_a_picture_is_told(word):
+    hint = "Check the path; `Llava.ask` takes the pictures first, `Chat.ask` the prompt"
+    assert refusal(word) == (f"`{word}` does not exist", hint)
+    assert refusal(word * 100)[1] == hint  # no name can be so long
+    assert refusal("my picture.png")[1] == refusal("xx.heic")[1] == "Check the path"

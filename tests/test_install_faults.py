@@ -392,8 +392,8 @@ def record(bench: Bench, phase: str, **more: str) -> dict[str, str]:
     left = {
         "host": bench.proxy.url,
         "name": NAME,
-        "temporary": "llava-ollama-new-1",
-        "backup": "llava-ollama-old-1",
+        "temporary": "llava-ollama-new-000000000001",
+        "backup": "llava-ollama-old-000000000001",
         "phase": phase,
     }
     left |= more
@@ -435,6 +435,74 @@ def test_a_backup_that_stays_unreadable_is_not_deleted(bench: Bench) -> None:
     assert bench.store.manifest(left["backup"]).exists()
     bench.store.manifest(left["backup"]).write_text(whole)
     bench.daemon.delete(left["backup"])
+
+
+@pytest.mark.parametrize("phase", ["replace", "place"])
+def test_a_model_that_the_user_made_after_a_kill_stays(bench: Bench, phase: str) -> None:
+    left = record(bench, phase)
+    bench.daemon.copy(NAME, left["backup"])
+    bench.daemon.copy(NAME, left["temporary"])
+    digest = str(wanted("f16").model.sha256)
+    files, template = {"x.gguf": digest}, "{{ .Prompt }}"
+    made = bench.daemon.create(NAME, files=files, template=template, system="own", parameters={})
+    assert list(made)
+    assert bench.recover() == [NAME]
+    assert list(bench.store.manifests()) == [NAME]
+    shown = bench.shown()
+    assert shown is not None
+    assert shown.system == "own"
+    swap.remove(bench.daemon, NAME)
+
+
+def test_the_new_model_on_the_name_gives_way_to_the_old_one(bench: Bench) -> None:
+    left = record(bench, "replace")
+    bench.daemon.copy(NAME, left["backup"])
+    install, client = installer(bench.daemon.host, bench.folder / "other")
+    install.apply(install.plan(wanted()), force=True)
+    client.close()
+    bench.daemon.copy(NAME, left["temporary"])
+    assert bench.daemon_has("int4")
+    assert bench.recover() == [NAME]
+    assert list(bench.store.manifests()) == [NAME]
+    assert bench.daemon_has("f16")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"backup": "precious"},
+        {"temporary": "precious"},
+        {"temporary": "llava-ollama-old-000000000001"},
+        {"backup": "llava-ollama-old-000000000001:x"},
+        {"name": "no name"},
+    ],
+    ids=str,
+)
+def test_a_record_that_is_not_ours_deletes_nothing(bench: Bench, wrong: dict[str, str]) -> None:
+    bench.daemon.copy(NAME, "precious")
+    left = record(bench, "replace") | wrong
+    Records(bench.folder / "state").put("pending", bench.proxy.url, f"{NAME}:latest", record=left)
+    assert bench.recover() == []
+    assert bench.install().changed
+    assert sorted(bench.store.manifests()) == [NAME, "precious"]
+    bench.daemon.delete("precious")
+
+
+def test_a_record_without_anything_is_written_over(bench: Bench) -> None:
+    records = Records(bench.folder / "state")
+    records.put("pending", bench.proxy.url, f"{NAME}:latest", record={"a": "b"})
+    assert bench.install().changed
+    assert not bench.pending()
+
+
+def test_a_record_counts_under_every_name_of_this_machine(bench: Bench) -> None:
+    left = record(bench, "")
+    bench.daemon.copy(NAME, left["temporary"])
+    client = Daemon(bench.proxy.url.replace("127.0.0.1", "localhost"))
+    bench.proxy.reset()
+    assert swap.recover(client, Records(bench.folder / "state")) == [NAME]
+    client.close()
+    assert list(bench.store.manifests()) == [NAME]
 
 
 def test_the_daemon_died_while_it_wrote_a_fresh_name(bench: Bench) -> None:

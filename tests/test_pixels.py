@@ -342,6 +342,22 @@ def test_a_pillow_image_shows_the_frame_it_stands_at():
     assert pixels(prepared).getpixel((10, 10)) == GREEN
 
 
+def test_frames_that_are_slow_to_count_are_several():
+    frames = [Image.new("RGB", (2, 2), colour) for colour in (RED, GREEN)]
+    data = encoded(frames[0], "TIFF", save_all=True, append_images=frames[1:])
+    assert prepare(data).notes == ("first of 2 frames",)
+    assert prepare(data + bytes(1 << 16)).notes == ("first of several frames",)
+    assert prepare(animation("GIF") + b"," * 20_001).notes == ("first of several frames",)
+
+
+@pytest.mark.parametrize(
+    ("colour", "depth", "most"), [(6, 8, 62), (0, 16, 50), (4, 16, 62)], ids=["RGBA", "I;16", "LA"]
+)
+def test_what_takes_more_memory_may_have_fewer_pixels(colour, depth, most):
+    with pytest.raises(ImageError, match=f"more than the {most} million"):
+        prepare(png_header(8000, 8001, depth, colour) + BLACK)
+
+
 # Refusals
 
 SMALLER = "Make it smaller first"

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,9 @@ def test_keys_and_kinds_do_not_meet(tmp_path):
     assert len(list(records.all("pending"))) == 2
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"\xff", b'{"a": '], ids=repr)
+@pytest.mark.parametrize(
+    "damage", [b"", b"{", b"[]", b"\xff", b'{"a": ', b"[" * 50_000], ids=lambda text: repr(text)[:9]
+)
 def test_a_damaged_record_counts_as_none(tmp_path, damage):
     records = Records(tmp_path)
     records.put("installed", "x", record={"a": "b"})
@@ -51,6 +54,40 @@ def test_a_damaged_record_counts_as_none(tmp_path, damage):
     assert records.get("installed", "x") == {"a": "c"}
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are Unix's")
+def test_what_is_no_file_or_too_large_counts_as_none(tmp_path):
+    records = Records(tmp_path)
+    records.put("installed", "x", record={"a": "b"})
+    path = next((tmp_path / "installed").iterdir())
+    path.write_text('{"a": "' + "b" * (1 << 16) + '"}')
+    assert records.get("installed", "x") is None
+    path.unlink()
+    os.mkfifo(path)
+    assert records.get("installed", "x") is None
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    assert list(records.all("installed")) == []
+
+
+def test_a_key_may_be_a_name_that_is_no_text(tmp_path):
+    records = Records(tmp_path)
+    for key in ("\ud800", os.fsdecode(b"\xff")):
+        records.put("transient", key, record={"name": key})
+        assert records.get("transient", key) == {"name": key}
+
+
+def test_what_a_killed_writer_left_is_cleared_once_it_is_old(tmp_path):
+    records = Records(tmp_path)
+    records.put("installed", "x", record={})
+    path = next((tmp_path / "installed").iterdir())
+    old, fresh = path.with_suffix(".1-1.tmp"), path.with_suffix(".2-2.tmp")
+    old.touch()
+    fresh.touch()
+    os.utime(old, (time.time() - 3600,) * 2)
+    records.put("installed", "x", record={})
+    assert (old.exists(), fresh.exists()) == (False, True)
+
+
 WRITER = """
 import sys
 from pathlib import Path
@@ -59,7 +96,7 @@ records = Records(Path(sys.argv[1]))
 print("begun", flush=True)
 while True:
     for value in "ab":
-        records.put("pending", "x", record={"value": value * 100_000})
+        records.put("pending", "x", record={"value": value * 60_000})
 """
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -10,7 +12,13 @@ import pytest
 
 from llava_ollama.daemon import Daemon
 from llava_ollama.errors import DaemonUnreachable, UsageProblem
-from llava_ollama.settings import DEFAULT_TIMEOUT, Settings, is_loopback, parse_host
+from llava_ollama.settings import (
+    DEFAULT_TIMEOUT,
+    Settings,
+    is_loopback,
+    parse_host,
+    same_daemon_key,
+)
 
 # The first part is the table of Ollama's own test (envconfig/config_test.go, TestHost and
 # TestConnectableHost), with the port that a URL of `:1234` means.
@@ -83,8 +91,8 @@ REFUSED = {
     "https:": "not a host name",
     "a b": "not a host name",
     "a\nb": "not a host name",
-    "user:secret@h": "not a port",
-    "user@h:1": "not a host name",
+    "user:secret@h": "have no place",
+    "user@h:1": "have no place",
     "a:b:80": "not a host name",
     "[localhost]": "not a host name",
     "[::1]x": "not a port",
@@ -136,6 +144,52 @@ def test_a_host_that_cannot_be_meant_is_refused(text, why):
 )
 def test_loopback_is_known_in_every_form(text, here):
     assert is_loopback(parse_host(text)) is here
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://user:s3cret@h",
+        "user:s3cret@h:1",
+        "http://s3cret@h",
+        "https://u:s3c/s3cret@h",
+        "s3cret@",
+    ],
+)
+def test_a_password_is_not_shown(text):
+    with pytest.raises(UsageProblem, match="password have no place") as caught:
+        parse_host(text, "--host")
+    assert "s3c" not in f"{caught.value} {caught.value.hint}"
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost", "::1", "LocalHost", "0.0.0.0", "[::]"])
+def test_this_machine_s_names_are_one_daemon(name):
+    url = parse_host(f"http://[{name.strip('[]')}]:1234/x" if ":" in name else f"{name}:1234/x")
+    assert same_daemon_key(url) == "http://127.0.0.1:1234/x"
+    assert same_daemon_key("http://localhost.example:1") == "http://localhost.example:1"
+    assert same_daemon_key("what") == "what"
+
+
+def test_a_relative_path_in_a_folder_that_is_gone(tmp_path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    code = (
+        "import os, sys; from llava_ollama.settings import Settings; "
+        "from llava_ollama.errors import UsageProblem\n"
+        "os.rmdir(os.getcwd())\n"
+        "try: Settings.read(environment={'LLAVA_OLLAMA_STATE': 'state', 'HOME': '/h'})\n"
+        "except UsageProblem as exc: print(exc)"
+    )
+    environment = {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        check=False,
+        cwd=gone,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert "`state` is a relative path" in done.stdout, done.stderr
 
 
 def test_no_proxy_is_asked_on_the_way_to_loopback(monkeypatch):

@@ -13,6 +13,7 @@ import ssl
 import time
 from collections import Counter, deque
 from dataclasses import replace
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,7 +31,8 @@ from llava_ollama.errors import (
 )
 from llava_ollama.progress import Reporter
 from llava_ollama.weights import LocalFile, Weights, hub_errors
-from llava_ollama.weights.download import disk
+from llava_ollama.weights.download import disk, gigabytes
+from llava_ollama.weights.hashing import HashedFile
 from tests.hub import FINE, SIGNATURE, Fault, LoopbackHub, make_file, start_fetch
 
 MB = 1 << 20
@@ -803,3 +805,38 @@ def test_subclasses_are_translated_before_their_bases():
     while kinds:
         first = kinds.popleft()
         assert not [kind for kind in kinds if issubclass(kind, first)]
+
+
+@pytest.mark.parametrize("name", ["repo", "revision", "name"])
+def test_what_is_no_text_is_not_asked_for(weights, small, name):
+    with pytest.raises(UsageProblem, match="not UTF-8"):
+        weights().fetch(replace(small, **{name: "o/\udcff"}))
+
+
+@pytest.mark.parametrize("size", [1 << 63, 10**400])
+def test_a_size_that_no_file_has_is_not_the_hub_s(hub, small, weights, size):
+    hub.always_head = Fault(size=size)
+    with pytest.raises(DownloadError, match="not as a Hub does"):
+        weights().fetch(replace(small, size=None))
+    assert gigabytes(10**400)
+
+
+def test_room_is_looked_for_where_no_size_is_told(tmp_path, reporter):
+    def full() -> None:
+        raise NotEnoughSpace("no room")
+
+    reporter.started("x")
+    file = HashedFile(tmp_path / "x", "x", task="x", reporter=reporter)
+    file.check_room = full
+    with pytest.raises(NotEnoughSpace):
+        file.write(b"a")
+    file.limit = 1
+    file.write(b"a")
+    file.close()
+
+
+def test_retry_after_is_seconds_or_a_date():
+    in_a_minute = formatdate(time.time() + 60, usegmt=True)
+    assert 50 < hub_errors._seconds(in_a_minute) <= 60
+    for text, seconds in {"7": 7, "\u00b2": 0, "": 0, "soon": 0, formatdate(0): 0}.items():
+        assert hub_errors._seconds(text) == seconds

@@ -6,10 +6,13 @@ they are called, so that `--help` costs no more than Click.
 
 from __future__ import annotations
 
-import click
+try:
+    import click
 
-from llava_ollama import __version__
-from llava_ollama.cli.frame import LazyGroup, global_options
+    from llava_ollama import __version__
+    from llava_ollama.cli.frame import LazyGroup, global_options
+except KeyboardInterrupt:  # a person who thinks better of it at once sees no traceback
+    raise SystemExit(130) from None
 
 COMMANDS = {
     "install": "install:install",

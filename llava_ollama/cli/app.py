@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llava_ollama.cli.output import Output
-from llava_ollama.errors import UsageProblem
+from llava_ollama.errors import UnknownModel, UsageProblem
 
 if TYPE_CHECKING:
     from llava_ollama.catalog import Catalog
@@ -32,6 +32,8 @@ class App:
     verbose: bool = False
     quiet: bool = False
     no_color: bool = False
+    asking: str = "the model"
+    """What `asked` has made a client of, for people."""
     _open: ExitStack = field(default_factory=ExitStack, repr=False)
 
     @cached_property
@@ -94,7 +96,9 @@ class App:
     def recover(self) -> None:
         """Settle what killed installs have left at the daemon."""
         from llava_ollama import swap
+        from llava_ollama.tiny import demo
 
+        demo.clear(self.daemon, self.records)
         for name in swap.recover(self.daemon, self.records):
             self.reporter.note(f"an install of `{name}` had been killed; its traces are removed")
 
@@ -121,18 +125,31 @@ class App:
                 "`--model`, `--embedded` and `--server` exclude each other",
                 hint="Give one of them",
             )
+        self.asking = name or embedded or server or ""
         if embedded:
+            self._check_embedded(embedded)
             entry, _, quant = embedded.partition(":")
             return self.embedded(entry, quant or None)
         if server:
             return Llava.server(server, timeout=self.settings.timeout, reporter=self.reporter)
-        return self.llava(name or inventory.the_only_one(self.daemon, self.catalog, self.records))
+        name = name or inventory.the_only_one(self.daemon, self.catalog, self.records)
+        self.asking = name.removesuffix(":latest")
+        return self.llava(name)
 
     def embedded(self, name: str, quant: str | None = None) -> Llava:
         """Return a client of a catalog model that llama.cpp runs in this process."""
         from llava_ollama.client import Llava
 
         return Llava.embedded(name, quant=quant, reporter=self.reporter)
+
+    def _check_embedded(self, name: str) -> None:
+        """Refuse the name that a catalog model has in Ollama, `MODEL-QUANT`."""
+        entries = self.catalog.entries
+        pairs = ((model, quant) for model, entry in entries.items() for quant in entry.quants)
+        meant = {f"{model}-{quant}": f"{model}:{quant}" for model, quant in pairs}
+        if name in meant and name not in entries:
+            hint = f"Did you mean `{meant[name]}`?"
+            raise UnknownModel(f"no model `{name}` in the catalog", hint=hint)
 
     def close(self) -> None:
         """Close what was opened."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import click
 
 from llava_ollama.cli.app import App
-from llava_ollama.cli.complete import installed
+from llava_ollama.cli.bars import waiting
+from llava_ollama.cli.complete import installed, models
 from llava_ollama.cli.frame import command, global_options
 from llava_ollama.errors import UsageProblem
 
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 
 _PATH = click.Path(readable=False)
 """For the shell's completion; whether a picture can be read is said by its reader."""
-_JSON = "JSON: {text, finish, usage, times, model_digest, engine}."
+_JSON = (
+    "JSON: {text, finish, usage: {prompt_tokens, completion_tokens}, "
+    "times: {total, load, prompt, completion} in seconds, model_digest, engine}."
+)
 
 
 @command(epilog=_JSON)
@@ -37,7 +41,12 @@ _JSON = "JSON: {text, finish, usage, times, model_digest, engine}."
     metavar="N",
     help="End the answer after N tokens.",
 )
-@click.option("--embedded", metavar="MODEL", help="Run this catalog model here, without Ollama.")
+@click.option(
+    "--embedded",
+    metavar="MODEL[:QUANT]",
+    shell_complete=models,
+    help="Run this catalog model here, without Ollama.",
+)
 @click.option("--server", metavar="URL", help="Ask a llama-server instead of Ollama.")
 @global_options
 @click.pass_obj
@@ -60,6 +69,8 @@ def ask(
     """
     *pictures, prompt = words
     hint = 'Write it as `llava-ollama ask photo.jpg "Describe this image"`'
+    for word in pictures:
+        _check_is_path(word)
     if _is_picture(prompt):
         raise UsageProblem(f"the prompt is missing: `{prompt}` is a picture", hint=hint)
     if not pictures:
@@ -86,6 +97,8 @@ def run(app: App, name: str, words: tuple[str, ...]) -> None:
     pictures, prompt = _split(" ".join(words))
     for picture in pictures:
         app.out.note(f"attached {picture}")
+    if not pictures:
+        app.out.note("no picture in the prompt")
     with app.asked(name) as llava, _meant(app, name):
         _answer(app, llava, pictures, prompt or DESCRIBE)
 
@@ -128,8 +141,19 @@ def _check_missing(word: str) -> None:
     if Path(_bare(word)).suffix.lower() in _ENDINGS:
         raise UsageProblem(
             f"there is no picture `{_bare(word)}`",
-            hint="Check its path; to speak of it without showing it, use `llava-ollama ask`",
+            hint="Check its path; one that is not absolute counts from the current folder",
         )
+
+
+def _check_is_path(word: str) -> None:
+    """Refuse what stands before the prompt and looks like a word of it."""
+    path = os.path.expanduser(word)  # noqa: PTH111 - Path raises for an unknown user's home
+    if word == "-" or "://" in word or Path(word).suffix or os.path.lexists(path):
+        return
+    raise UsageProblem(
+        f"there is no picture `{word}`",
+        hint='Put the prompt in quotes: `llava-ollama ask photo.jpg "Describe this image"`',
+    )
 
 
 def _bare(word: str) -> str:
@@ -166,9 +190,13 @@ def _answer(
             raise UsageProblem(f"the {what} is not UTF-8 text", hint="Check the terminal's locale")
     paths = [os.path.expanduser(p) for p in pictures]  # noqa: PTH111 - Path eats half of `https://`
     if app.json:
-        app.out.result(llava.ask(paths, prompt, system=system, options=options))
+        with waiting(app.reporter, f"waiting for {app.asking}"):
+            answered = llava.ask(paths, prompt, system=system, options=options)
+        app.out.result(answered)
         return
-    answer = _printed(app, llava.stream(paths, prompt, system=system, options=options))
+    with waiting(app.reporter, f"waiting for {app.asking}") as arrived:
+        chunks = llava.stream(paths, prompt, system=system, options=options)
+        answer = _printed(app, chunks, arrived)
     if answer and answer.finish == "length":
         app.out.note("the answer was cut off at its limit")
     if answer:
@@ -178,11 +206,12 @@ def _answer(
         )
 
 
-def _printed(app: App, chunks: Iterator[Chunk]) -> Answer | None:
+def _printed(app: App, chunks: Iterator[Chunk], arrived: Callable[[], None]) -> Answer | None:
     """Print an answer as it is made, and end its line, come what may."""
     answer, text = None, ""
     try:
         for chunk in chunks:
+            arrived()
             app.out.piece(chunk.text)
             text += chunk.text
             answer = chunk.answer or answer

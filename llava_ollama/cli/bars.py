@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from llava_ollama.cli.output import one_line
 from llava_ollama.progress import Reporter
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.progress import Progress, TaskID
+    from rich.console import Console, RenderableType
+    from rich.progress import Progress, ProgressColumn, Task, TaskID
 
 
 class ClosableReporter(Reporter):
@@ -42,7 +45,7 @@ class Bars(ClosableReporter):
     def started(self, task: str, total: int | None = None) -> None:
         """Add a bar."""
         progress = self._start()
-        self._tasks[task] = progress.add_task(task, total=total)
+        self._tasks[task] = progress.add_task(one_line(task), total=total)
 
     def advanced(self, task: str, amount: int) -> None:
         """Move a bar on."""
@@ -63,7 +66,9 @@ class Bars(ClosableReporter):
 
     def note(self, message: str) -> None:
         """Print a note above the bars."""
-        self._console.print(message, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(
+            one_line(message), markup=False, emoji=False, highlight=False, soft_wrap=True
+        )
 
     def close(self) -> None:
         """Remove all bars and show the cursor again."""
@@ -79,23 +84,71 @@ class Bars(ClosableReporter):
 
     def _start(self) -> Progress:
         if self._progress is None:
-            from rich.progress import (
-                BarColumn,
-                DownloadColumn,
-                Progress,
-                TextColumn,
-                TimeRemainingColumn,
-                TransferSpeedColumn,
-            )
+            from rich.progress import Progress
 
-            self._progress = Progress(
-                TextColumn("{task.description}", markup=False),
-                BarColumn(),
-                DownloadColumn(),
-                TransferSpeedColumn(),
-                TimeRemainingColumn(),
-                console=self._console,
-                transient=True,
-            )
+            self._progress = Progress(*_columns(), console=self._console, transient=True)
             self._progress.start()
         return self._progress
+
+
+def _columns() -> list[ProgressColumn]:
+    """Return the columns of a bar; only the time where neither a total nor bytes are known."""
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        ProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    class Counted(ProgressColumn):
+        def __init__(self, column: ProgressColumn, otherwise: ProgressColumn) -> None:
+            super().__init__()
+            self._column, self._otherwise = column, otherwise
+
+        def render(self, task: Task) -> RenderableType:
+            counted = task.total is not None or task.completed
+            return (self._column if counted else self._otherwise)(task)
+
+    nothing = TextColumn("")
+    return [
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        Counted(DownloadColumn(), TimeElapsedColumn()),
+        Counted(TransferSpeedColumn(), nothing),
+        Counted(TimeRemainingColumn(), nothing),
+    ]
+
+
+@contextmanager
+def waiting(reporter: Reporter, task: str) -> Iterator[Callable[[], None]]:
+    """Report that an answer is awaited when that takes long; yield what to call when it begins."""
+    lock, over, told = threading.Lock(), threading.Event(), threading.Event()
+
+    def tell() -> None:
+        with lock:
+            if not over.is_set():
+                reporter.started(task)
+                told.set()
+
+    def arrived() -> None:
+        with lock:
+            over.set()
+        timer.cancel()
+        if told.is_set():
+            told.clear()
+            reporter.finished(task)
+
+    timer = threading.Timer(_LONG, tell)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield arrived
+    finally:
+        arrived()
+
+
+_LONG = 1.0
+"""Seconds; a model that is loaded answers sooner."""

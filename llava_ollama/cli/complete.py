@@ -36,7 +36,7 @@ def installed(ctx: click.Context, param: click.Parameter, incomplete: str) -> li
     except LlavaOllamaError:
         return []
     names = [model.name.removesuffix(":latest") for model in found]
-    return [name for name in names if name.startswith(incomplete)]
+    return [name for name in names if name.startswith(incomplete) and name.isprintable()]
 
 
 def _catalog() -> Catalog:

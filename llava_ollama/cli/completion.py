@@ -9,7 +9,7 @@ from llava_ollama.cli.app import App
 from llava_ollama.cli.frame import command, global_options
 
 
-@command()
+@command(epilog="JSON: {script}.")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @global_options
 @click.pass_context

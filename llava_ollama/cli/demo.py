@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ import click
 
 from llava_ollama.cli.app import App
 from llava_ollama.cli.frame import command, global_options
-from llava_ollama.errors import CheckFailed, DaemonUnreachable, EngineUnavailable
+from llava_ollama.errors import CheckFailed, DaemonTimeout, DaemonUnreachable, EngineUnavailable
 
 if TYPE_CHECKING:
     from llava_ollama.client import Llava
@@ -38,6 +37,7 @@ def demo(app: App, folder: Path) -> None:
     """
     from llava_ollama.tiny import demo as library
 
+    library.check(folder)  # before a model is loaded, let alone installed
     described = []
     with _tiny(app) as (llava, engine):
         app.out.note(f"tiny-llava through {engine}:")
@@ -61,8 +61,9 @@ def _tiny(app: App) -> Iterator[tuple[Llava, str]]:
     """Yield a client of the tiny model and the name of what runs it."""
     try:
         app.daemon.version()
-    except DaemonUnreachable as exc:
-        app.out.detail(exc.message)
+    except (DaemonUnreachable, DaemonTimeout) as exc:
+        say = app.out.note if isinstance(exc, DaemonTimeout) else app.out.detail
+        say(exc.message)
         with _embedded(app) as llava:
             yield llava, "llama.cpp in this process"
         return
@@ -84,16 +85,12 @@ def _embedded(app: App) -> Llava:
 @contextmanager
 def _installed(app: App) -> Iterator[str]:
     """Install the tiny model under a name of its own for as long as the demo lasts."""
-    from llava_ollama import install, swap
-    from llava_ollama.daemon import full_name
+    from llava_ollama import install
+    from llava_ollama.tiny import demo as library
 
-    name = f"llava-ollama-demo-{secrets.token_hex(4)}"
     app.recover()
     installer = app.installer()
-    wanted = install.from_catalog(app.catalog, "tiny-llava", None, to=name)
-    try:
+    with library.reserved(app.daemon, app.records) as name:
+        wanted = install.from_catalog(app.catalog, "tiny-llava", None, to=name)
         installer.apply(installer.plan(wanted))
         yield name
-    finally:
-        swap.remove(app.daemon, name, app.records)
-        app.records.drop("installed", app.settings.host, full_name(name))

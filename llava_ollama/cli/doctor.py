@@ -6,6 +6,8 @@ import click
 
 from llava_ollama.cli.app import App
 from llava_ollama.cli.frame import command, global_options
+from llava_ollama.errors import UsageProblem
+from llava_ollama.findings import Finding
 
 SOME_FAILED = 4
 UNREACHABLE = 3
@@ -19,10 +21,17 @@ def doctor(ctx: click.Context) -> None:
 
     Exit code 4 when something is, 3 when the daemon does not answer.
     """
+    from llava_ollama import catalog
     from llava_ollama.doctor import Doctor
 
     app = ctx.ensure_object(App)
-    findings = list(Doctor(app.daemon, app.settings, app.catalog, app.records).examine())
+    findings = []
+    try:
+        known = app.catalog
+    except UsageProblem as exc:
+        findings.append(Finding("catalog", "error", exc.message, exc.hint or ""))
+        known = catalog.load()
+    findings += Doctor(app.daemon, app.settings, known, app.records).examine()
     app.out.result({"findings": findings}, app.out.findings(findings))
     errors = {finding.check for finding in findings if finding.status == "error"}
     if "daemon" in errors:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import secrets
 from pathlib import Path
 
 import click
@@ -56,13 +58,18 @@ def mend(app: App, file: Path, output: Path, *, force: bool) -> None:
     from llava_ollama.gguf.mend import mend as mend_file
 
     mended = mend_file(file, output, overwrite=force, reporter=app.reporter)
-    lines = [f"{change}" for change in mended.changes] or ["nothing to mend: no file was written"]
-    app.out.result(mended, "\n".join([*lines, *([f"wrote {output}"] if mended.changes else [])]))
+    lines = [*mended.changes, f"wrote {output}"]
+    copied = f"nothing to mend: {output} is a copy"
+    app.out.result(mended, "\n".join(lines) if mended.changes else copied)
 
 
 def _write(path: Path, text: str, *, force: bool) -> None:
     """Write a new file; an existing one only with `force`."""
     try:
+        # A device or a pipe is written to; renamed onto, it would be gone.
+        if force and (path.is_file() or not path.exists()):
+            _replace(path, text)
+            return
         with path.open("w" if force else "x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError as exc:
@@ -73,3 +80,17 @@ def _write(path: Path, text: str, *, force: bool) -> None:
         raise UsageProblem(
             f"`{path}` cannot be written: {exc.strerror}", hint="Choose another file with `-o`"
         ) from exc
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write over a file so that it is the old one or the new one, whole, at every instant."""
+    place = Path(os.path.realpath(path))  # the file a symlink points to, not the symlink
+    part = place.with_name(f".render-{secrets.token_hex(6)}.part")
+    try:
+        with part.open("x", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(place)
+    finally:
+        part.unlink(missing_ok=True)

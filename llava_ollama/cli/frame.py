@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import functools
 import shutil
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
+from types import FrameType
 from typing import Any
 
 import click
 
 from llava_ollama.cli.app import App
-from llava_ollama.cli.output import Output
-from llava_ollama.errors import LlavaOllamaError, UsageProblem
+from llava_ollama.cli.output import Output, writing
+from llava_ollama.errors import DownloadError, LlavaOllamaError, UsageProblem
 
 INTERRUPTED = 130
 _GLOBAL = "global_"
@@ -46,7 +49,13 @@ _OPTIONS = (
     ),
     click.option("--json", _GLOBAL + "json", is_flag=True, help="Print one JSON document."),
     click.option("-v", "--verbose", _GLOBAL + "verbose", is_flag=True, help="Say more."),
-    click.option("-q", "--quiet", _GLOBAL + "quiet", is_flag=True, help="Say only what failed."),
+    click.option(
+        "-q",
+        "--quiet",
+        _GLOBAL + "quiet",
+        is_flag=True,
+        help="No remarks, only results and errors.",
+    ),
     click.option("--no-color", _GLOBAL + "no_color", is_flag=True, help="Print without colour."),
 )
 
@@ -57,6 +66,11 @@ class Command(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the command's own options, then those that every command has."""
         _write_options(self, ctx, formatter)
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Read the options, or print the help."""
+        with writing():
+            return super().make_context(*args, **kwargs)
 
 
 def command(
@@ -72,6 +86,11 @@ class LazyGroup(click.Group):
     def __init__(self, *args: Any, commands_at: Mapping[str, str], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._commands_at = commands_at
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the program; where it is asked to end, it clears up as for Ctrl-C."""
+        with _ending():
+            return super().main(*args, **kwargs)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - Click's signature
         """Return the commands in the order of a user's day."""
@@ -119,8 +138,14 @@ class LazyGroup(click.Group):
         # Click itself never writes less than 50 columns wide.
         columns = min(shutil.get_terminal_size().columns, 80)
         extra.setdefault("terminal_width", max(columns - 2, 30))
-        with _worded():
-            return super().make_context(info_name, args, parent, **extra)
+        try:
+            with _worded(), writing():
+                return super().make_context(info_name, args, parent, **extra)
+        except LlavaOllamaError as exc:
+            Output().error(exc.message, exc.hint)
+            raise click.exceptions.Exit(exc.exit_code) from exc
+        except KeyboardInterrupt as exc:
+            raise click.exceptions.Exit(_code(exc)) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; what we raise on purpose becomes two lines and an exit code."""
@@ -131,13 +156,53 @@ class LazyGroup(click.Group):
         except LlavaOllamaError as exc:
             app.out.error(exc.message, exc.hint)
             if app.verbose and exc.__cause__ is not None:
-                app.out.detail(f"caused by {type(exc.__cause__).__name__}: {exc.__cause__}")
+                app.out.detail(f"caused by {_cause(exc, exc.__cause__)}")
             ctx.exit(exc.exit_code)
-        except KeyboardInterrupt:
-            app.out.error("interrupted", None)
-            ctx.exit(INTERRUPTED)
+        except KeyboardInterrupt as exc:
+            with suppress(OSError):  # after SIGHUP there is no terminal
+                app.out.error("interrupted", None)
+            ctx.exit(_code(exc))
         finally:
             app.close()
+
+
+class _Ended(KeyboardInterrupt):
+    """A signal has asked the program to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+@contextmanager
+def _ending() -> Iterator[None]:
+    """Make SIGTERM and SIGHUP interrupts, but where they are ignored or handled, as by nohup."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)  # Windows has no SIGHUP
+            if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+                before[number] = signal.signal(number, _end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    raise _Ended(number)
+
+
+def _code(exc: KeyboardInterrupt) -> int:
+    return 128 + exc.number if isinstance(exc, _Ended) else INTERRUPTED
+
+
+def _cause(exc: LlavaOllamaError, cause: BaseException) -> str:
+    """Return what is said of a cause; the text of a failed download has its signed address."""
+    kind = type(cause).__name__
+    secret = isinstance(exc, DownloadError) or isinstance(cause, DownloadError)
+    return kind if secret else f"{kind}: {cause}"
 
 
 class _BadCall(click.ClickException):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import click
 
 from llava_ollama.catalog import Entry
@@ -9,7 +11,7 @@ from llava_ollama.cli.app import App
 from llava_ollama.cli.complete import installed as complete_installed
 from llava_ollama.cli.frame import command, global_options
 from llava_ollama.cli.output import size
-from llava_ollama.errors import DaemonUnreachable, UsageProblem
+from llava_ollama.errors import DaemonError, UsageProblem
 from llava_ollama.inventory import Installed
 
 
@@ -29,10 +31,13 @@ def list_models(ctx: click.Context) -> None:
 
     app = ctx.ensure_object(App)
     found: list[Installed] = []
-    missing: DaemonUnreachable | None = None
+    missing: DaemonError | None = None
     try:
-        found = inventory.installed(app.daemon, app.catalog, app.records)
-    except DaemonUnreachable as exc:
+        found = [
+            dataclasses.replace(model, name=model.name.removesuffix(":latest"))
+            for model in inventory.installed(app.daemon, app.catalog, app.records)
+        ]
+    except DaemonError as exc:
         missing = exc
     rows = [row for entry in app.catalog.entries.values() for row in _rows(entry, found)]
     app.out.result({"catalog": rows, "installed": found}, _list_text(app, rows, found))
@@ -133,9 +138,7 @@ def _rows(entry: Entry, found: list[Installed]) -> list[dict[str, str | int | No
             "size": file.size + (entry.projector.size or 0) if file.size else None,
             "title": entry.title,
             "installed_as": ", ".join(
-                m.name.removesuffix(":latest")
-                for m in found
-                if m.catalog == f"{entry.name} {quant}"
+                m.name for m in found if m.catalog == f"{entry.name} {quant}"
             ),
         }
         for quant, file in entry.quants.items()
@@ -158,7 +161,7 @@ def _list_text(app: App, rows: list[dict[str, str | int | None]], found: list[In
         ["OTHER MODEL", "SIZE", "OURS", "VISION"],
         [
             [
-                m.name.removesuffix(":latest"),
+                m.name,
                 size(m.size),
                 "yes" if m.ours else "no",
                 "damaged" if m.damaged else "yes" if m.vision else "no",

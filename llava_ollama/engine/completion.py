@@ -245,7 +245,7 @@ def refusal(server: Server, reply: Reply) -> LlavaOllamaError:
         return ImageError(
             f"{server.called} cannot read a picture: {sentence}", hint="Send a PNG or JPEG picture"
         )
-    return DaemonError(f"{server.called} refused the request: {sentence}")
+    return DaemonError(f"{server.called} refused the request: {sentence}", hint="Look at its log")
 
 
 def _not_now(server: Server, sentence: str) -> DaemonError:
@@ -265,7 +265,7 @@ def _complaint(text: str) -> tuple[str, str | None]:
     """Return the type and the sentence of llama-server's error object; None for anything else."""
     try:
         error = json.loads(text)["error"]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return "", None
     if isinstance(error, dict) and isinstance(error.get("message"), str):
         return str(error.get("type", "")), error["message"].strip().rstrip(".")

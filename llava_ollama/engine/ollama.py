@@ -264,7 +264,7 @@ def _door(host: str, model: str) -> Iterator[None]:
     except ConnectionError as exc:
         # The non-streaming calls of ollama-python wrap httpx.ConnectError in the builtin one.
         raise unreachable(host) from exc
-    except (json.JSONDecodeError, pydantic.ValidationError) as exc:
+    except (json.JSONDecodeError, RecursionError, pydantic.ValidationError) as exc:
         raise not_ollama(host) from exc
 
 
@@ -275,6 +275,8 @@ def _options(host: str, timeout: float) -> dict[str, Any]:
         "host": host,
         "timeout": httpx.Timeout(timeout, connect=CONNECT_TIMEOUT),
         "trust_env": not is_loopback(host),
+        # ollama-python would send the picture on to wherever an answer points.
+        "follow_redirects": False,
     }
 
 

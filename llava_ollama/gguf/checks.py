@@ -21,7 +21,7 @@ MAX_IMAGE_SIZE = 8192
 """Pixels. The largest vision encoders of today see 1,000 to 4,000."""
 
 _MARKERS = ("<|start_header_id|>", "<|eot_id|>")
-_NUMBERED = re.compile(r"mm\.(\d+)\.(weight|bias)")
+_NUMBERED = re.compile(r"mm\.(\d{1,4})\.(weight|bias)", re.ASCII)
 
 
 def kind(header: Header) -> Kind:

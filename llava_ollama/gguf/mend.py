@@ -13,6 +13,7 @@ import secrets
 import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from llava_ollama import resources
@@ -24,7 +25,6 @@ from llava_ollama.progress import SILENT, Reporter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 _BLOCK = 8 << 20
 _COUNTS = 24
@@ -33,12 +33,12 @@ _COUNTS = 24
 
 @dataclass(frozen=True)
 class Mended:
-    """What was done; with no `changes` nothing was written and `path` is the source."""
+    """What was done; with no `changes` the file is a plain copy of its source."""
 
     path: Path
     changes: tuple[str, ...]
-    sha256: str | None
-    """Of the written file; None where there is none."""
+    sha256: str
+    """Of the written file."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,10 @@ def mend(
     """
     header = read(source)
     changes = planned(header)
-    if not changes:
-        return Mended(source, (), None)
     with _translated(header, out):
-        _refuse(header, out, overwrite=overwrite)
-        with source.open("rb") as file, _whole(out) as target:
+        place = Path(os.path.realpath(out))  # the file a symlink points to, not the symlink
+        _refuse(header, out, place, overwrite=overwrite)
+        with source.open("rb") as file, _whole(place) as target:
             digest = _copy(header, changes, (file, target), reporter)
     return Mended(out, tuple(_sentence(header, change) for change in changes), digest)
 
@@ -137,18 +136,20 @@ def _sentence(header: Header, change: Change) -> str:
     return f"added `{change.key}` = `{value}`: {change.reason}"
 
 
-def _refuse(header: Header, out: Path, *, overwrite: bool) -> None:
+def _refuse(header: Header, out: Path, place: Path, *, overwrite: bool) -> None:
     if out.is_dir():
         raise GGUFError(f"`{out}` is a folder", hint="Name the file to write")
-    if not out.parent.is_dir():
-        raise GGUFError(
-            f"the folder `{out.parent}` does not exist", hint=f"mkdir -p '{out.parent}'"
-        )
+    # What is renamed onto a device or a pipe takes its place: /dev/stdout would be gone.
+    if out.exists() and not out.is_file():
+        raise GGUFError(f"`{out}` is not a regular file", hint="Name the file to write")
+    folder = place.parent if out.is_symlink() else out.parent
+    if not folder.is_dir():
+        raise GGUFError(f"the folder `{folder}` does not exist", hint=f"mkdir -p '{folder}'")
     if out.exists() and out.samefile(header.path):
         raise GGUFError(f"`{out}` is the source itself", hint="Name another file to write")
-    if out.exists() and not overwrite:
+    if os.path.lexists(out) and not overwrite:
         raise GGUFError(f"`{out}` exists already", hint="Add --force to replace it")
-    free = shutil.disk_usage(out.parent).free
+    free = shutil.disk_usage(folder).free
     if header.size > free:
         raise _no_space(out, header.size, free)
 
@@ -193,7 +194,8 @@ def _copy(
     header: Header, changes: list[Change], files: tuple[BinaryIO, BinaryIO], reporter: Reporter
 ) -> str:
     source, target = files
-    start = _new_start(header, source.read(header.data_offset), changes)
+    old = source.read(header.data_offset)
+    start = _new_start(header, old, changes) if changes else old
     source.seek(header.data_offset)
     digest = hashlib.sha256(start)
     target.write(start)

@@ -37,7 +37,9 @@ __all__ = ["Array", "Header", "Tensor", "Value", "read"]
 MAX_HEADER = 64 << 20
 """Bytes. The largest vocabularies of today (260,000 tokens and their merges) take under 25 MB."""
 MAX_KEYS = 10_000
-MAX_TENSORS = 200_000
+MAX_TENSORS = 65_536
+MAX_STRINGS = 1 << 22
+"""In all arrays. Those vocabularies and their merges have under a million."""
 MAX_NAME = 65_535
 MAX_ALIGNMENT = 1 << 20
 MAX_DIMENSIONS = 4
@@ -74,6 +76,7 @@ class _Cursor:
     def __init__(self, file: BinaryIO, path: Path, size: int) -> None:
         self.path, self.size, self.at = path, size, 0
         self._file, self._data = file, bytearray()
+        self.strings_left = MAX_STRINGS
 
     def damaged(self, what: str) -> NoReturn:
         """Give up on the file."""
@@ -235,7 +238,8 @@ def _array(cursor: _Cursor, key: str) -> Array:
     kind, count = cursor.count(U32), cursor.count()
     if kind == STRING:
         # Each has its length in front, so the file's size bounds the count.
-        if count > cursor.size // 8:
+        cursor.strings_left -= count
+        if count > cursor.size // 8 or cursor.strings_left < 0:
             cursor.damaged(f"the key `{key}` claims {count:,} strings")
         return Array(cursor.strings(count), count, None)
     if kind not in SCALARS:  # llama.cpp takes no arrays of arrays either

@@ -33,6 +33,8 @@ _SPACE = (
     "Set `LLAVA_OLLAMA_CACHE` to a folder on a larger disk, or fetch the file yourself and name "
     "its folder with `--dir`"
 )
+_SPARE = 2_000_000_000
+"""Bytes that must be free for the next part of a file whose size nobody tells."""
 _TRIES = 5
 """Attempts that bring no new byte; the pauses between them make 15 s at most."""
 _LONGEST_BACKOFF = 30.0
@@ -175,6 +177,7 @@ class Download:
                     other.unlink(missing_ok=True)
             self._sink = HashedFile(path, self.file.name, task=self.task, reporter=self.reporter)
         self._sink.limit = size
+        self._sink.check_room = lambda: self._check_space(_SPARE, 0)
         if size is not None and self._sink.position > size:
             self._sink.clear()
         return self._sink
@@ -272,6 +275,7 @@ def disk(folder: Path) -> Iterator[None]:
 
 def gigabytes(size: int) -> str:
     """Return `size` (bytes) for people to read."""
+    size = min(size, 1 << 63)  # what no file has may not fit into a float
     return f"{size / 1e9:.1f} GB" if size >= 1e9 / 20 else f"{size / 1e6:.1f} MB"
 
 

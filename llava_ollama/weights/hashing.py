@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 from llava_ollama.weights.hub_errors import Broken
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
     from typing import BinaryIO
 
     from llava_ollama.progress import Reporter
 
 _BLOCK = 1 << 20
+_LOOK = 1 << 30
+"""Bytes after which a file without a limit looks whether there is room for more."""
 
 
 def hash_file(path: Path, reporter: Reporter) -> tuple[str, int]:
@@ -40,6 +43,9 @@ class HashedFile:
         self._name = name
         self.limit: int | None = None
         """The size that the file must not exceed, in bytes."""
+        self.check_room: Callable[[], None] = lambda: None
+        """Called now and then where there is no limit; raises where the disk is nearly full."""
+        self._looked = -_LOOK
         self._task = task
         self._reporter = reporter
         self._hash = hashlib.sha256()
@@ -61,6 +67,9 @@ class HashedFile:
         if self.limit is not None and self.position + len(data) > self.limit:
             self.clear()
             raise Broken(f"more than the {self.limit} bytes of `{self._name}` arrived")
+        if self.limit is None and self.position >= self._looked + _LOOK:
+            self._looked = self.position
+            self.check_room()
         rest = memoryview(data)
         while rest:
             rest = rest[self._file.write(rest) :]
@@ -89,7 +98,7 @@ class HashedFile:
         self._file.seek(0)
         self._file.truncate()
         self._hash = hashlib.sha256()
-        self.position = 0
+        self.position, self._looked = 0, -_LOOK
         self._reporter.restarted(self._task, 0)
 
     def close(self, *, sync: bool = False) -> None:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from llava_ollama.catalog import WeightFile
 
+_LARGEST = 1 << 63
+"""Bytes that no file has."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -70,15 +72,23 @@ class Hub:
         from huggingface_hub import get_hf_file_metadata
 
         with door(file, self.address):
-            found = get_hf_file_metadata(
-                self._url(file, file.revision), endpoint=self.endpoint, headers=self._headers()
-            )
-        if not (found.commit_hash and found.etag):
-            raise DownloadError(
-                f"`{self.address}` answers, but not as a Hub does",
-                hint="Check `HF_ENDPOINT`, and whether a proxy or a login page is in between",
-            )
+            try:
+                found = get_hf_file_metadata(
+                    self._url(file, file.revision), endpoint=self.endpoint, headers=self._headers()
+                )
+            except ValueError as exc:
+                if isinstance(exc, known()):
+                    raise
+                raise self._no_hub() from exc  # a size of some thousand digits, or of none
+        if not (found.commit_hash and found.etag and 0 <= (found.size or 0) < _LARGEST):
+            raise self._no_hub()
         return Offer(found.commit_hash, found.etag, found.size)
+
+    def _no_hub(self) -> DownloadError:
+        return DownloadError(
+            f"`{self.address}` answers, but not as a Hub does",
+            hint="Check `HF_ENDPOINT`, and whether a proxy or a login page is in between",
+        )
 
     def get(self, file: WeightFile, commit: str, sink: BinaryIO) -> None:
         """Write `file` of `commit` into `sink`, from where that stands; 10 MB at a time.

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import socket
 import ssl
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from email.utils import parsedate_to_datetime
 from functools import cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -30,6 +32,10 @@ _LOGIN = "Log in with `hf auth login`, or set `HF_TOKEN`"
 
 class Broken(HubUnreachable):
     """An answer began and is of no use; another attempt may fare better."""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        again = "Run the same command again: it goes on where it stopped"
+        super().__init__(message, hint=hint or again)
 
 
 @contextmanager
@@ -61,13 +67,22 @@ def patience(error: BaseException) -> float | None:
             return None
         if status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in _RETRIED_BY_HTTP_GET:
             return None if not isinstance(error, Broken) else 0.0
-        asked = cause.response.headers.get("Retry-After", "").strip()
-        return float(asked) if asked.isdigit() else 0.0
+        return _seconds(cause.response.headers.get("Retry-After", "").strip())
     if isinstance(
         cause, httpx2.TimeoutException | httpx2.NetworkError | httpx2.RemoteProtocolError
     ):
         return None if _find_in_chain(cause, ssl.SSLCertVerificationError) else 0.0
     return 0.0 if isinstance(error, Broken) else None
+
+
+def _seconds(asked: str) -> float:
+    """Read `Retry-After`, which is seconds or a date."""
+    if asked.isascii() and asked.isdigit():
+        return float(asked)
+    try:
+        return max(parsedate_to_datetime(asked).timestamp() - time.time(), 0.0)
+    except (ValueError, OverflowError, OSError):
+        return 0.0
 
 
 _Translate = Callable[[Exception, "WeightFile", str], LlavaOllamaError]

@@ -117,6 +117,8 @@ class Weights:
             raise UsageProblem(
                 f"`{file.name}` cannot be a file of a repository", hint="Its form is `model.gguf`"
             )
+        if file.path is None:
+            _check_text(str(file.repo), file.revision, file.name)
         if file.sha256 is not None or file.path is not None:
             return file
         try:
@@ -193,6 +195,17 @@ class Weights:
 
     def _download(self, file: WeightFile) -> Download:
         return Download(file, self._hub, self.downloads, self.reporter, self.wait)
+
+
+def _check_text(*words: str) -> None:
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError as exc:
+            raise UsageProblem(
+                f"`{ascii(word)[1:-1]}` is not UTF-8 text, so the Hub cannot be asked for it",
+                hint="Write the repository, revision and file as the Hub shows them",
+            ) from exc
 
 
 def _hint(file: WeightFile) -> str:
