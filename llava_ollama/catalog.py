@@ -35,7 +35,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LARGEST = 1_000_000
 _LARGEST_FILE = 1 << 63
 """Bytes of a catalog, and of a weight file that it names."""
-_FILE_KEYS = {"file", "repo", "revision", "size", "sha256"}
+_FILE_KEYS = {"file", "repo", "revision", "size", "sha256", "library"}
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,8 @@ class WeightFile:
     sha256: str | None = None
     path: Path | None = None
     """Set for a file that is on this machine already: bundled or named by the user."""
+    library: str | None = None
+    """A tag of Ollama's public library with this very model and its projector."""
 
 
 @dataclass(frozen=True)
@@ -250,6 +252,7 @@ def _weight_file(
         size=size,
         sha256=sha256,
         path=path,
+        library=_text(data, "library", where, "") or None,
     )
 
 

@@ -186,8 +186,6 @@ class Daemon:
 
         Most failures of `create` arrive as a line inside an HTTP 200; they are raised here.
         """
-        import httpx
-
         body = {
             "model": name,
             "files": {file: f"sha256:{digest}" for file, digest in files.items()},
@@ -195,26 +193,25 @@ class Daemon:
             "parameters": dict(parameters),
             **({"system": system} if system else {}),
         }
-        timeout = httpx.Timeout(max(self._timeout, self._create_timeout), connect=CONNECT_TIMEOUT)
         done = False
-        with (
-            door(self.host),
-            self._http.stream("POST", "/api/create", json=body, timeout=timeout) as response,
-        ):
-            if response.status_code != 200:  # noqa: PLR2004 - HTTP
-                raise failure(response.status_code, self._read(response), self.host)
-            for line in response.iter_lines():
-                reply = _object(line, self.host) if line.strip() else {}
-                if "error" in reply:
-                    raise failure(500, line, self.host)
-                if status := str(reply.get("status", "")):
-                    done = done or status == "success"
-                    yield status
+        for reply in self._stream("/api/create", body):
+            if status := str(reply.get("status", "")):
+                done = done or status == "success"
+                yield status
         if not done:
-            raise DaemonError(
-                f"the daemon at {self.host} stopped in the middle of creating `{name}`",
-                hint="Look at its log, and run the same command again",
-            )
+            raise self._broke_off(f"creating `{name}`")
+
+    def pull(self, name: str, *, insecure: bool = False) -> Generator[dict[str, Any]]:
+        """Have the daemon fetch `name` from its registry; yield its progress as it says it.
+
+        A blob's progress has `digest`, `total` and, once it has begun, `completed`, in bytes.
+        """
+        done = False
+        for reply in self._stream("/api/pull", {"model": name, "insecure": insecure}):
+            done = done or reply.get("status") == "success"
+            yield reply
+        if not done:
+            raise self._broke_off(f"pulling `{name}`")
 
     def copy(self, source: str, destination: str) -> None:
         """Give the model `source` a second name, in place of what had it before."""
@@ -224,6 +221,33 @@ class Daemon:
     def delete(self, name: str) -> None:
         """Remove a name, and the blobs that no other name needs."""
         self._call("DELETE", "/api/delete", json={"model": name}, model=name)
+
+    def unload(self, name: str) -> None:
+        """Have the daemon drop a model from its memory, if it is there."""
+        self._call("POST", "/api/generate", json={"model": name, "keep_alive": 0}, model=name)
+
+    def _stream(self, path: str, body: Mapping[str, Any]) -> Generator[dict[str, Any]]:
+        """Yield a reply line by line; an error before it or in one of its lines is raised."""
+        import httpx
+
+        timeout = httpx.Timeout(max(self._timeout, self._create_timeout), connect=CONNECT_TIMEOUT)
+        with (
+            door(self.host),
+            self._http.stream("POST", path, json=body, timeout=timeout) as response,
+        ):
+            if response.status_code != 200:  # noqa: PLR2004 - HTTP
+                raise failure(response.status_code, self._read(response), self.host)
+            for line in response.iter_lines():
+                reply = _object(line, self.host) if line.strip() else {}
+                if "error" in reply:
+                    raise failure(500, line, self.host)
+                yield reply
+
+    def _broke_off(self, doing: str) -> DaemonError:
+        return DaemonError(
+            f"the daemon at {self.host} stopped in the middle of {doing}",
+            hint="Look at its log, and run the same command again",
+        )
 
     def _call(self, method: str, path: str, *, json: Any = None, model: str = "") -> dict[str, Any]:
         with door(self.host), self._http.stream(method, path, json=json) as response:

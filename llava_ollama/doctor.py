@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from llava_ollama import inventory, modelfile, swap
+from llava_ollama import inventory, modelfile, store, swap
 from llava_ollama.catalog import Catalog
 from llava_ollama.daemon import Daemon
-from llava_ollama.errors import LlavaOllamaError, ModelBroken, ModelNotInstalled
+from llava_ollama.doctor_store import StoreDoctor
+from llava_ollama.errors import LlavaOllamaError
 from llava_ollama.findings import Finding
+from llava_ollama.ledger import Ledger
 from llava_ollama.records import Records
-from llava_ollama.settings import Settings, is_loopback
+from llava_ollama.settings import Settings
+from llava_ollama.store import NoStore
 
 _FEW_BYTES = 6_000_000_000
 """About what the int4 pair of the 8B model takes."""
@@ -30,6 +33,7 @@ class Doctor:
     settings: Settings
     catalog: Catalog
     records: Records
+    ledger: Ledger
 
     def examine(self) -> Iterator[Finding]:
         """Yield findings; what the daemon would have to tell is left out when it is not there."""
@@ -43,6 +47,7 @@ class Doctor:
         yield Finding("daemon", "ok", f"Ollama {said} answers at {self.daemon.host}")
         yield from self._behaviour(version)
         yield from self._models()
+        yield from self._store()
         yield from self._leftovers()
 
     def _machine(self) -> Iterator[Finding]:
@@ -69,7 +74,7 @@ class Doctor:
 
     def _behaviour(self, version: str) -> Iterator[Finding]:
         """Say which of Ollama's behaviours this daemon has, as far as it has shown it."""
-        if any(r.get("host") == self.daemon.host for r in self.records.all("rewritten")) or (
+        if any(r.get("host") == self.daemon.key for r in self.records.all("rewritten")) or (
             _rewrites(version)
         ):
             yield Finding(
@@ -78,7 +83,7 @@ class Doctor:
                 "this daemon rewrites models at `create`: their digests are not the published ones",
                 "Update Ollama to 0.34.1 or later and install again",
             )
-        elif any(r.get("host") == self.daemon.host for r in self.records.all("installed")) or (
+        elif any(r.get("host") == self.daemon.key for r in self.records.all("installed")) or (
             _release(version) > (0, 0, 0)
         ):
             yield Finding("bytes", "ok", "this daemon keeps the bytes it is given")
@@ -103,32 +108,26 @@ class Doctor:
                 yield Finding("models", "error", f"`{name}` does not see pictures", fix)
             else:
                 yield self._template(name)
-        folder = self._models_folder([model.name for model in found if not model.damaged])
-        if folder is not None and is_loopback(self.daemon.host) and folder.is_dir():
-            yield self._space("models folder", folder)
-        elif folder is not None:
-            yield Finding("models folder", "ok", f"{folder}, on the daemon's machine")
 
     def _template(self, name: str) -> Finding:
         shown = self.daemon.show(name)
         if shown.template == modelfile.chat_template() or not inventory.has_catalog_files(
-            shown, self.catalog, self.records, self.daemon.host
+            shown, self.catalog, self.records, self.daemon.key
         ):
             return Finding("models", "ok", f"`{name}` sees pictures and has its chat template")
         fix = f"llava-ollama install … --name {name} --force"
         return Finding("models", "warning", f"`{name}` has another chat template than ours", fix)
 
-    def _models_folder(self, names: list[str]) -> Path | None:
-        """Return the daemon's models folder, which `show` tells of any installed model."""
-        for name in names:
-            try:
-                return self.daemon.models_folder(name)
-            except (ModelNotInstalled, ModelBroken):
-                continue
-        return None
+    def _store(self) -> Iterator[Finding]:
+        found = store.find(self.daemon, self.settings.models)
+        if isinstance(found, NoStore):
+            yield Finding("models folder", "ok", f"not looked into: {found.reason}", found.hint)
+            return
+        yield self._space("models folder", found.folder)
+        yield from StoreDoctor(found, self.ledger).examine()
 
     def _leftovers(self) -> Iterator[Finding]:
-        pending = [r for r in self.records.all("pending") if r.get("host") == self.daemon.host]
+        pending = [r for r in self.records.all("pending") if r.get("host") == self.daemon.key]
         for record in pending:
             yield Finding(
                 "leftovers",
@@ -136,6 +135,11 @@ class Doctor:
                 f"an install of `{record.get('name')}` was interrupted, or is under way",
                 "Run any `llava-ollama install` or `remove`: it clears what was left",
             )
+        for record in self.records.all("pulled"):
+            if record.get("host") == self.daemon.key:
+                detail = f"`{record.get('name')}` was pulled for its files only, and interrupted"
+                fix = "Run any `llava-ollama install` or `repair`: it clears what was left"
+                yield Finding("leftovers", "warning", detail, fix)
         known = {name for r in pending for name in (r.get("temporary"), r.get("backup"))}
         for model in self.daemon.models():
             bare = model.name.removesuffix(":latest")

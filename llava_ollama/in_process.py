@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from llava_ollama import catalog
 from llava_ollama.catalog import LLAMA3_PARAMETERS, WeightFile
 from llava_ollama.errors import UsageProblem
+from llava_ollama.ledger import LEDGER, Ledger
 from llava_ollama.progress import SILENT, Reporter
 from llava_ollama.settings import Settings
 from llava_ollama.weights import Weights
@@ -69,7 +70,8 @@ def _arguments(
         )
     entry = catalog.load(settings.catalog).entry(name)
     _, wanted = entry.model(quant)
-    weights = Weights(downloads=settings.cache / "downloads", reporter=reporter)
+    ledger = Ledger(settings.cache / LEDGER)
+    weights = Weights(downloads=settings.cache / "downloads", ledger=ledger, reporter=reporter)
     paths, digests = zip(
         *(_at_hand(weights, file) for file in (wanted, entry.projector)), strict=True
     )

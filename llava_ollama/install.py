@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from llava_ollama import swap
 from llava_ollama.catalog import WeightFile
 from llava_ollama.daemon import Daemon, Shown, full_name
-from llava_ollama.errors import DaemonError, GGUFError, ModelConflict, StoreError
+from llava_ollama.errors import DaemonError, LlavaOllamaError, ModelConflict, StoreError
 from llava_ollama.package import Package
 from llava_ollama.planning import (
     LLAMA3_TOKENS,
@@ -27,6 +28,9 @@ from llava_ollama.planning import (
 )
 from llava_ollama.progress import SILENT, Reporter
 from llava_ollama.records import Records
+from llava_ollama.transfer import Blob, Brought, How
+from llava_ollama.transfer.interface import THERE
+from llava_ollama.ways import Ways
 from llava_ollama.weights import LocalFile, Weights
 
 __all__ = [
@@ -43,7 +47,7 @@ __all__ = [
 
 FILE_NAMES = ("model.gguf", "projector.gguf")
 """Names that sort in this order: 0.34 takes the files of a `create` by name."""
-_CHUNK = 1 << 20
+NOTHING = (THERE, THERE)
 _TRIES = 3
 """Attempts at `create` where another model's removal takes away a blob that both have."""
 _REWRITING = ("validating GGUF model", "verifying conversion", "updating GGUF projector metadata")
@@ -57,7 +61,9 @@ class InstalledPart:
     role: Role
     source_digest: str
     stored_digest: str
-    bytes_sent: int
+    transfer: How
+    """How its bytes got into the daemon."""
+    bytes_written: int
 
 
 @dataclass(frozen=True)
@@ -75,13 +81,20 @@ class Installer:
     """Installs into one daemon, with files from `weights`, remembering in `records`."""
 
     def __init__(
-        self, daemon: Daemon, weights: Weights, records: Records, *, reporter: Reporter = SILENT
+        self,
+        daemon: Daemon,
+        weights: Weights,
+        records: Records,
+        *,
+        ways: Ways | None = None,
+        reporter: Reporter = SILENT,
     ) -> None:
+        self._ways = ways = ways or Ways.plain(daemon, records, weights.downloads.parent)
         self._daemon = daemon
         self._weights = weights
         self._records = records
         self._reporter = reporter
-        self._planner = Planner(daemon, weights, records)
+        self._planner = Planner(daemon, weights, records=records, ways=ways)
 
     def plan(self, wanted: Wanted) -> InstallPlan:
         """Find out what has to be done; nothing is written, here or at the daemon.
@@ -101,45 +114,50 @@ class Installer:
         Raises:
             ModelConflict: another model has the name, and `force` is not set.
             StoreError: the daemon registered something else than was sent; it was taken back.
+                Or the way that the user has named is not open.
         """
         begun = time.monotonic()
         if plan.existing == "different" and not force:
             raise conflict(plan.wanted.name)
-        files = [self._fetch(part, keep=keep_files) for part in plan.parts]
+        self._weights.check_room(p.to_download for p in plan.parts if p.transfer != "pull")
+        files = [
+            None if part.transfer in {"there", "pull"} else self._fetch(part) for part in plan.parts
+        ]
         package = self._package(plan, files)
         if plan.existing == "equal":
-            changed, sent, shown = False, (0, 0), self._daemon.show(plan.wanted.name)
+            changed, brought, shown = False, NOTHING, self._daemon.show(plan.wanted.name)
         else:
-            changed, sent, shown = self._install(plan, package, files, force=force)
+            changed, brought, shown = self._install(plan, package, files, force=force)
         self._remember(plan.wanted.name, package)
-        for part in plan.parts:
-            self._clean_up(part.file, keep=keep_files)
+        for part, each in zip(plan.parts, brought, strict=True):
+            # Bytes that the daemon shares cost nothing, and spare a download another time.
+            self._clean_up(part.file, keep=keep_files or each.how in {"hard link", "reflink"})
         return InstallResult(
             name=plan.wanted.name,
             changed=changed,
             package_digest=package.digest(),
-            parts=_installed(package, shown, sent),
+            parts=_installed(package, shown, brought),
             seconds=time.monotonic() - begun,
         )
 
     def _install(
         self, plan: InstallPlan, package: Package, files: list[LocalFile | None], *, force: bool
-    ) -> tuple[bool, tuple[int, int], Shown]:
-        """Send the files and register them; say whether that was needed, and what was sent."""
-        wanted = plan.wanted
+    ) -> tuple[bool, tuple[Brought, Brought], Shown]:
+        """Bring the files and register them; say whether that was needed, and how they came."""
+        wanted, unread = plan.wanted, files[0] is None
         preflight(wanted, *(file.path if file else None for file in files))
         with swap.exclusive(self._daemon, self._records, wanted.name, self._reporter) as exchange:
             # Whoever had the lock before may have installed just this.
             existing, shown = self._planner.existing(wanted, package.model, package.projector)
             if existing == "equal" and shown is not None:
-                return False, (0, 0), shown
+                return False, NOTHING, shown
             if existing == "different" and not force:
                 raise conflict(wanted.name)
-            sent, made = self._make(exchange, plan, package, files)
-            if wanted.is_llama3 and files[0] is None:
+            brought, made = self._make(exchange, plan, package, files)
+            if wanted.is_llama3 and unread:
                 self._check_vocabulary(exchange.temporary, wanted.model.name)
             exchange.put_in_place(replace=force, damaged=existing == "broken")
-        return True, sent, made
+        return True, brought, made
 
     def _package(self, plan: InstallPlan, files: list[LocalFile | None]) -> Package:
         model, projector = (
@@ -148,13 +166,13 @@ class Installer:
         )
         return plan.wanted.package(model, projector)
 
-    def _fetch(self, part: PlannedPart, *, keep: bool) -> LocalFile | None:
-        """Return the file on this machine; None where it need not be, the daemon having it."""
-        if part.origin == "daemon" and part.digest is not None:
-            return None
-        if part.origin == "hub" and not keep:
+    def _fetch(self, part: PlannedPart) -> LocalFile:
+        """Return the file on this machine; what is downloaded for it is written down before."""
+        if proven := self._planner.proven.get(part.file):
+            return proven
+        if self._weights.locate(part.file).origin == "hub":
             self._records.put("transient", *_key(part.file), record={"name": part.file.name})
-        return self._planner.proven.get(part.file) or self._weights.fetch(part.file)
+        return self._weights.fetch(part.file)
 
     def _make(
         self,
@@ -162,62 +180,58 @@ class Installer:
         plan: InstallPlan,
         package: Package,
         files: list[LocalFile | None],
-    ) -> tuple[tuple[int, int], Shown]:
+    ) -> tuple[tuple[Brought, Brought], Shown]:
         """Bring the blobs that the daemon lacks and register them under the temporary name."""
         digests = (package.model, package.projector)
+        if not self._ways.offered:
+            planned = any(part.transfer == "pull" for part in plan.parts)
+            tag = plan.wanted.model.library if planned else None
+            self._ways.offer(tag, frozenset(digests), begun=False)
+        blobs = [_blob(*each) for each in zip(plan.parts, digests, files, strict=True)]
 
-        def send() -> list[int]:
-            return [self._send(*each) for each in zip(plan.parts, digests, files, strict=True)]
+        def bring() -> list[Brought]:
+            return [self._bring(*each, blobs) for each in enumerate(plan.parts)]
 
-        sent = send()
-        exchange.alone(self._reporter)
-        left = _TRIES
+        try:
+            brought = bring()
+            exchange.alone(self._reporter)
+            # Whoever pulls waits for this lock with another one in its hand.
+            self._ways.close("pull")
+            again, shown = self._create(exchange.temporary, package, bring)
+        except BaseException:
+            with suppress(LlavaOllamaError):  # the next run does it, and this error matters more
+                self._ways.settle(blobs, self._reporter, registered=False)
+            raise
+        self._ways.settle(blobs, self._reporter, registered=True)
+        return (brought[0].then(again[0]), brought[1].then(again[1])), shown
+
+    def _create(
+        self, name: str, package: Package, bring: Callable[[], list[Brought]]
+    ) -> tuple[list[Brought], Shown]:
+        """Register the package; say what had to be brought again for it.
+
+        Whoever removes a model with a blob in common takes that blob away, until `create` has
+        written its manifest.
+        """
+        brought, left = [THERE, THERE], _TRIES
         while True:
-            # Whoever removes a model with a blob in common takes that blob away, until `create`
-            # has written its manifest.
-            sent = list(map(sum, zip(sent, send(), strict=True)))
-            left -= 1
+            brought, left = list(map(Brought.then, brought, bring())), left - 1
             try:
-                shown = self._register(exchange.temporary, package)
+                return brought, self._register(name, package)
             except (DaemonError, StoreError):
+                digests = (package.model, package.projector)
                 if not left or all(map(self._daemon.has_blob, digests)):
                     raise
-            else:
-                return (sent[0], sent[1]), shown
 
-    def _send(self, part: PlannedPart, digest: str, file: LocalFile | None) -> int:
-        """Send a blob unless the daemon has it; return the number of bytes."""
-        if self._daemon.has_blob(digest):
-            return 0
-        # Planned as "at the daemon", and gone since.
-        file = file or self._weights.fetch(part.file)
-        task = f"sending {file.path.name}"
-        self._reporter.started(task, file.size)
-        try:
-            self._daemon.upload(file.sha256, file.size, self._read(file, task))
-        finally:
-            self._reporter.finished(task)
-        return file.size
+    def _bring(self, number: int, part: PlannedPart, blobs: list[Blob]) -> Brought:
+        """Bring one blob; its file is fetched when it was planned to be there and is gone."""
 
-    def _read(self, file: LocalFile, task: str) -> Iterator[bytes]:
-        """Yield the file's bytes; it must still be as long as it was when it was hashed."""
-        left = file.size
-        try:
-            with file.path.open("rb") as source:
-                while left > 0 and (chunk := source.read(min(_CHUNK, left))):
-                    yield chunk
-                    left -= len(chunk)
-                    self._reporter.advanced(task, len(chunk))
-        except OSError as exc:
-            raise GGUFError(
-                f"`{file.path}` cannot be read: {(exc.strerror or type(exc).__name__).lower()}",
-                hint="Check that the file is still there, and its permissions",
-            ) from exc
-        if left > 0:
-            raise GGUFError(
-                f"`{file.path}` became shorter while it was sent",
-                hint="Run the same command again when nothing writes to the file",
-            )
+        def fetch() -> Path:
+            local = self._fetch(part)
+            blobs[number] = Blob(local.path, local.sha256, local.size)
+            return local.path
+
+        return self._ways.bring(blobs[number], fetch, self._reporter)
 
     def _register(self, name: str, package: Package) -> Shown:
         """Create the model under `name`, and return what the daemon shows of it, checked."""
@@ -251,16 +265,17 @@ class Installer:
     def _note_rewriting(self, shown: Shown, package: Package) -> None:
         for source, stored in zip((package.model, package.projector), shown.sources, strict=True):
             if source != stored:
-                key = (self._daemon.host, source)
-                self._records.put("rewritten", *key, record={"source": source, "stored": stored})
+                key = (self._daemon.key, source)
+                record = {"host": self._daemon.key, "source": source, "stored": stored}
+                self._records.put("rewritten", *key, record=record)
                 self._reporter.note(
                     f"this daemon rewrites models (Ollama 0.30 to 0.34.0 do): it keeps sha256 "
                     f"{stored[:12]}… of the published {source[:12]}…"
                 )
 
     def _remember(self, name: str, package: Package) -> None:
-        record = {"host": self._daemon.host, "name": name, "package": package.digest()}
-        self._records.put("installed", self._daemon.host, full_name(name), record=record)
+        record = {"host": self._daemon.key, "name": name, "package": package.digest()}
+        self._records.put("installed", self._daemon.key, full_name(name), record=record)
 
     def _clean_up(self, file: WeightFile, *, keep: bool) -> None:
         """Remove what was downloaded only to be sent; a file that was here before stays.
@@ -285,13 +300,20 @@ def conflict(name: str) -> ModelConflict:
 
 
 def _installed(
-    package: Package, shown: Shown, sent: tuple[int, int]
+    package: Package, shown: Shown, brought: tuple[Brought, Brought]
 ) -> tuple[InstalledPart, InstalledPart]:
-    model, projector = shown.sources
-    return (
-        InstalledPart("model", package.model, model, sent[0]),
-        InstalledPart("projector", package.projector, projector, sent[1]),
+    given = (package.model, package.projector)
+    model, projector = (
+        (source, stored, by.how, by.written)
+        for source, stored, by in zip(given, shown.sources, brought, strict=True)
     )
+    return InstalledPart("model", *model), InstalledPart("projector", *projector)
+
+
+def _blob(part: PlannedPart, digest: str, file: LocalFile | None) -> Blob:
+    if file is not None:
+        return Blob(file.path, digest, file.size)
+    return Blob(None, digest, part.size or 0)
 
 
 def _key(file: WeightFile) -> tuple[str, str, str]:

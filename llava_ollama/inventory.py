@@ -41,13 +41,13 @@ def installed(daemon: Daemon, catalog: Catalog, records: Records) -> list[Instal
         except (ModelBroken, UsageProblem):  # or a name that no daemon would take back
             shown = None
         package = shown.package() if shown else None
-        recorded = records.get("installed", daemon.host, listed.name) is not None
+        recorded = records.get("installed", daemon.key, listed.name) is not None
         result.append(
             Installed(
                 name=listed.name,
                 size=listed.size,
-                ours=is_ours(shown, catalog, records, daemon.host) if shown else recorded,
-                catalog=catalog_name(shown, catalog, records, daemon.host) if shown else "",
+                ours=is_ours(shown, catalog, records, daemon.key) if shown else recorded,
+                catalog=catalog_name(shown, catalog, records, daemon.key) if shown else "",
                 vision=shown is not None and shown.has_vision,
                 damaged=shown is None,
                 package_digest=package.digest() if package else "",

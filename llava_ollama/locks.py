@@ -22,7 +22,7 @@ def locked(path: Path, *, waiting: Callable[[], None] | None = None) -> Iterator
     """
     import filelock
 
-    lock = filelock.FileLock(path)
+    lock = filelock.FileLock(path, thread_local=False)  # a thread may release another one's
     if not _taken(lock, path):
         if waiting is not None:
             waiting()

@@ -15,10 +15,13 @@ from llava_ollama.errors import ModelBroken, ModelNotInstalled, TemplateError, U
 from llava_ollama.modelfile import Modelfile
 from llava_ollama.package import Package, ParameterValue
 from llava_ollama.records import Records
+from llava_ollama.transfer import Blob, Cost, Name
+from llava_ollama.ways import Ways
 from llava_ollama.weights import LocalFile, Weights, Whereabouts
 
 Existing = Literal["absent", "equal", "different", "broken"]
 Role = Literal["model", "projector"]
+FREE = Cost()
 LLAMA3_TOKENS = frozenset({"<|start_header_id|>", "<|eot_id|>"})
 
 
@@ -65,9 +68,14 @@ class PlannedPart:
     """sha256; None when only the download will tell."""
     size: int | None
     origin: str
-    path: Path | None
-    to_download: int | None
-    to_send: int | None
+    path: Path | None = None
+    to_download: int | None = 0
+    transfer: Name | Literal["there"] = "there"
+    """How its bytes will get into the daemon."""
+    cost: Cost = FREE
+    """The bytes that this needs, the download included."""
+    passed_over: tuple[tuple[Name, str], ...] = ()
+    """The other ways, and why each is not taken."""
 
 
 @dataclass(frozen=True)
@@ -81,15 +89,18 @@ class InstallPlan:
     modelfile: str
     found: str = ""
     """The package digest of what has the name now."""
+    unproven: Path | None = None
+    """A folder that is taken for the daemon's store; `apply()` asks, and else takes another way."""
 
 
 class Planner:
     """Compares what is wanted with what is on this machine, on the Hub and at one daemon."""
 
-    def __init__(self, daemon: Daemon, weights: Weights, records: Records) -> None:
+    def __init__(self, daemon: Daemon, weights: Weights, *, records: Records, ways: Ways) -> None:
         self._daemon = daemon
         self._weights = weights
         self._records = records
+        self._ways = ways
         self.proven: dict[WeightFile, LocalFile] = {}
         """Files that nothing pins: they were hashed for the plan, which need not be repeated."""
 
@@ -103,21 +114,29 @@ class Planner:
         """
         full_name(wanted.name)
         text = modelfile.render(wanted.words())
-        places = self._locate(wanted.model), self._locate(wanted.projector)
-        existing, shown = self.existing(wanted, places[0].sha256, places[1].sha256)
-        if existing != "equal":
-            preflight(wanted, places[0].path, places[1].path)
+        pins = wanted.model.sha256, wanted.projector.sha256
+        # What is there already needs no look at this disk or at the Hub, and no library for it.
+        existing, shown = self.existing(wanted, *pins) if all(pins) else ("absent", None)
+        if existing == "equal":
+            model, projector = wanted.model, wanted.projector
+            parts = (
+                PlannedPart("model", model, pins[0], model.size, origin="daemon"),
+                PlannedPart("projector", projector, pins[1], projector.size, origin="daemon"),
+            )
+        else:
+            places = self._locate(wanted.model), self._locate(wanted.projector)
+            if not all(pins):
+                existing, shown = self.existing(wanted, places[0].sha256, places[1].sha256)
+            parts = self._parts(wanted, places, equal=existing == "equal")
         installed = shown.package() if shown else None
         return InstallPlan(
             wanted=wanted,
             host=self._daemon.host,
             existing=existing,
-            parts=(
-                self._part("model", places[0], there=existing == "equal"),
-                self._part("projector", places[1], there=existing == "equal"),
-            ),
+            parts=parts,
             modelfile=text,
             found=installed.digest() if installed else "",
+            unproven=self._ways.unproven if any(p.transfer == "link" for p in parts) else None,
         )
 
     def existing(
@@ -150,8 +169,8 @@ class Planner:
 
     def _stored(self, digest: str) -> str:
         """Return what a rewriting daemon makes of the file `digest`, where that is known."""
-        record = self._records.get("rewritten", self._daemon.host, digest)
-        return record["stored"] if record else digest
+        record = self._records.get("rewritten", self._daemon.key, digest)
+        return record.get("stored", digest) if record else digest
 
     def _locate(self, file: WeightFile) -> Whereabouts:
         """Say where a file is; one that nothing pins is hashed, since its digest is its name."""
@@ -161,17 +180,44 @@ class Planner:
         self.proven[place.file] = local = self._weights.fetch(place.file)
         return dataclasses.replace(place, sha256=local.sha256)
 
+    def _parts(
+        self, wanted: Wanted, places: tuple[Whereabouts, Whereabouts], *, equal: bool
+    ) -> tuple[PlannedPart, PlannedPart]:
+        if not equal:
+            preflight(wanted, places[0].path, places[1].path)
+        has = self._daemon.has_blob
+        there = [equal or (p.sha256 is not None and has(p.sha256)) for p in places]
+        begun = any(
+            (place.path is not None or place.missing != place.size) and not at_daemon
+            for place, at_daemon in zip(places, there, strict=True)
+        )
+        digests = frozenset(place.sha256 for place in places if place.sha256)
+        self._ways.offer(wanted.model.library, digests, begun=begun)
+        return (
+            self._part("model", places[0], there=there[0]),
+            self._part("projector", places[1], there=there[1]),
+        )
+
     def _part(self, role: Role, place: Whereabouts, *, there: bool) -> PlannedPart:
-        there = there or (place.sha256 is not None and self._daemon.has_blob(place.sha256))
+        if there:
+            return PlannedPart(role, place.file, place.sha256, place.size, origin="daemon")
+        choice = self._ways.choose(Blob(place.path, place.sha256 or "", place.size or 0))
+        way, cost, missing = choice.transfer.name, choice.cost, place.missing
+        if way == "pull":
+            missing = 0
+        elif missing is not None and place.path is None:
+            cost = dataclasses.replace(cost, fetched=missing)  # the rest has arrived before
         return PlannedPart(
             role=role,
             file=place.file,
             digest=place.sha256,
             size=place.size,
-            origin="daemon" if there else place.origin,
-            path=None if there else place.path,
-            to_download=0 if there else place.missing,
-            to_send=0 if there else place.size,
+            origin="registry" if way == "pull" else place.origin,
+            path=place.path,
+            to_download=missing,
+            transfer=way,
+            cost=cost,
+            passed_over=choice.passed_over,
         )
 
 

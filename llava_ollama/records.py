@@ -4,6 +4,8 @@
 - `installed`: which names on which daemon are ours
 - `rewritten`: source sha256 → the sha256 that a rewriting daemon (0.30 to 0.34.0) made of it
 - `transient`: files that an install downloads only to send them on
+- `probe`: a file that asks a daemon whether a folder is its own, for as long as the question takes
+- `pulled`: names that a daemon pulls only for their blobs
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from typing import Literal
 
 from llava_ollama.errors import LlavaOllamaError
 
-Kind = Literal["pending", "installed", "rewritten", "transient"]
+Kind = Literal["pending", "installed", "rewritten", "transient", "probe", "pulled"]
 _LARGEST = 1 << 16
 _OLD = 60.0
 """Bytes of a record, and seconds after which nobody writes one any more."""

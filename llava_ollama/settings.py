@@ -10,7 +10,7 @@ import ipaddress
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,14 +18,17 @@ from llava_ollama.errors import UsageProblem
 
 VARIABLES: Mapping[str, str] = {
     "OLLAMA_HOST": "address of the Ollama daemon, in every form that Ollama accepts",
+    "OLLAMA_MODELS": "the daemon's models folder; looked at first for a store to link into",
     "LLAVA_OLLAMA_CATALOG": "a catalog file of your own, added to the one that is shipped",
     "LLAVA_OLLAMA_CACHE": "folder for downloads",
     "LLAVA_OLLAMA_STATE": "folder for what must survive a kill: names that an install made",
+    "LLAVA_OLLAMA_REGISTRY": "the registry that a daemon is told to pull from",
     "LLAMA_API_KEY": "the key of the llama-server that is asked, if it has one",
     "LLAVA_OLLAMA_TIMEOUT": "seconds to wait for the daemon's next word, loading included",
 }
 """Every variable that is read here, and what it is for; the README's table is made from this."""
 
+DEFAULT_REGISTRY = "https://registry.ollama.ai"
 DEFAULT_TIMEOUT = 600.0
 """Long, since a daemon loads a model before its first word and gives up loading on a hang-up."""
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -51,6 +54,12 @@ class Settings:
     cache: Path
     state: Path
     timeout: float = DEFAULT_TIMEOUT
+    models: tuple[Path, ...] = ()
+    """Folders that may be the daemon's store, the likeliest first; `store.find` tells which is."""
+    registry: str = DEFAULT_REGISTRY
+    """Where the daemon is told to pull from: Ollama's public library, or a copy of it."""
+    no_pull: str | None = None
+    """Why no daemon is to pull unasked: the user has said where downloads come from."""
     api_key: str | None = field(default=None, repr=False)
     """Of a llama-server."""
 
@@ -95,6 +104,9 @@ class Settings:
             cache=folder("cache"),
             state=folder("state"),
             timeout=_seconds(get("LLAVA_OLLAMA_TIMEOUT"), "LLAVA_OLLAMA_TIMEOUT"),
+            models=tuple(_models(environment, platform)),
+            registry=_registry(get("LLAVA_OLLAMA_REGISTRY")),
+            no_pull=_no_pull(environment),
             api_key=get("LLAMA_API_KEY") or None,
         )
 
@@ -230,6 +242,41 @@ def _path(text: str, environment: Mapping[str, str]) -> Path:
             f"`{text}` is a relative path, and the current folder is gone",
             hint="Write the whole path, or change to a folder that exists",
         ) from exc
+
+
+def _models(environment: Mapping[str, str], platform: str) -> Iterator[Path]:
+    """Yield where a daemon keeps its models: as it is told, as this user, as a service."""
+    if own := environment.get("OLLAMA_MODELS"):
+        yield _path(own, environment)
+    yield _home(environment) / ".ollama" / "models"
+    if platform not in {"darwin", "win32"}:  # the users of Ollama's installer and of distributions
+        for home in ("/usr/share/ollama", "/var/lib/ollama"):
+            yield Path(home) / ".ollama" / "models"
+        yield Path("/var/lib/ollama/models")
+
+
+def _registry(text: str | None) -> str:
+    """Return the registry's URL without the slash at its end.
+
+    Raises:
+        UsageProblem: it is no URL.
+    """
+    if not text:
+        return DEFAULT_REGISTRY
+    if re.fullmatch(r"https?://[^/\s]+/*", text) is None:
+        raise UsageProblem(
+            f"`{text}` in LLAVA_OLLAMA_REGISTRY is not the address of a registry",
+            hint=f"Write it as `{DEFAULT_REGISTRY}`",
+        )
+    return text.rstrip("/")
+
+
+def _no_pull(environment: Mapping[str, str]) -> str | None:
+    """Return why the public library is not asked, read as huggingface_hub reads its variables."""
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        if environment.get(name, "").upper() in {"1", "ON", "YES", "TRUE"}:
+            return f"`{name}` is set"
+    return "`HF_ENDPOINT` names a mirror" if environment.get("HF_ENDPOINT") else None
 
 
 def _home(environment: Mapping[str, str]) -> Path:

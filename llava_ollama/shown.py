@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, TypeVar
 
 from llava_ollama import modelfile
@@ -17,6 +18,7 @@ _LARGEST_IMAGE = 8192
 _LARGEST_SIZE = 1 << 63
 """Pixels and bytes; what says more is no daemon's word."""
 _BLOB = re.compile(r"sha256[-:]([0-9a-f]{64})$")
+_TIME = re.compile(r"(\d+-\d+-\d+T\d+:\d+:\d+)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)")
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ class Listed:
     name: str
     size: int
     manifest_digest: str
+    modified_ns: int = 0
+    """When its manifest was written, in nanoseconds since 1970; 0 where the daemon does not say."""
 
     @classmethod
     def read(cls, reply: Mapping[str, Any]) -> Listed:
@@ -84,12 +88,25 @@ class Listed:
             name=str(reply.get("name", "")),
             size=size if isinstance(size, int) and 0 <= size < _LARGEST_SIZE else 0,
             manifest_digest=str(reply.get("digest", "")),
+            modified_ns=_nanoseconds(str(reply.get("modified_at", ""))),
         )
 
 
 def _kind(reply: Mapping[str, Any], key: str, kind: type[_T]) -> _T:
     value = reply.get(key)
     return value if isinstance(value, kind) else kind()
+
+
+def _nanoseconds(time: str) -> int:
+    """Return a time as Go writes it (RFC 3339, up to nanoseconds), or 0 when it is none."""
+    match = _TIME.fullmatch(time)
+    if match is None:
+        return 0
+    try:
+        seconds = datetime.fromisoformat(match[1] + match[3]).timestamp()
+    except (ValueError, OverflowError):
+        return 0
+    return int(seconds) * 10**9 + int((match[2] or "").ljust(9, "0"))
 
 
 def _parameters(text: str) -> dict[str, ParameterValue]:

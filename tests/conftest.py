@@ -27,15 +27,18 @@ def _own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
+    # Nobody listens there: no test asks the public library for anything.
+    monkeypatch.setenv("LLAVA_OLLAMA_REGISTRY", "http://127.0.0.1:9")
     monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")  # it would look for its public host
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("NO_COLOR", "1")
 
 
 def pytest_configure() -> None:
-    """Let tests press Ctrl-C: a background job of a shell has the signal ignored, and so do
-    the programs that it starts, unless somebody handles it on the way."""
+    """Let tests press Ctrl-C and hang up: a background job of a shell has these signals ignored,
+    and so do the programs that it starts, unless somebody handles them on the way."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_report_header() -> list[str]:

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 
 from llava_ollama.daemon import Daemon
 from llava_ollama.install import Installer, Wanted, from_files
+from llava_ollama.ledger import Ledger
+from llava_ollama.progress import SILENT, Reporter
 from llava_ollama.records import Records
 from llava_ollama.resources import bundled
+from llava_ollama.ways import Ways
 from llava_ollama.weights import Weights
 
 if TYPE_CHECKING:
@@ -32,12 +35,20 @@ def install(
 def install_wanted(host: str, folder: Path, wanted: Wanted) -> str:
     daemon = Daemon(host)
     try:
-        installer = Installer(
-            daemon, Weights(downloads=folder / "downloads"), Records(folder / "state")
-        )
+        weights = Weights(downloads=folder / "downloads")
+        installer = uploading(daemon, weights, Records(folder / "state"))
         return installer.apply(installer.plan(wanted)).name
     finally:
         daemon.close()
+
+
+def uploading(
+    daemon: Daemon, weights: Weights, records: Records, reporter: Reporter = SILENT
+) -> Installer:
+    """Return an installer that links nothing, so that no test changes the files it came from."""
+    ledger = Ledger(weights.downloads.parent / "ledger.sqlite3")
+    ways = Ways(daemon=daemon, records=records, ledger=ledger, only="upload")
+    return Installer(daemon, weights, records, ways=ways, reporter=reporter)
 
 
 def remove(host: str, name: str) -> None:

@@ -23,6 +23,7 @@ from llava_ollama.errors import LlavaOllamaError
 from llava_ollama.install import Installer, from_catalog
 from llava_ollama.records import Records
 from llava_ollama.weights import Weights
+from tests.installing import uploading
 
 _BLOCK = 1 << 16
 
@@ -185,10 +186,10 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def installer(host: str, folder: Path, *, timeout: float = 60.0) -> tuple[Installer, Daemon]:
-    """Return an installer for the daemon at `host` whose records are in `folder`."""
+    """Return an installer for the daemon at `host` whose records are in `folder`; it uploads."""
     daemon = Daemon(host, timeout=timeout, create_timeout=timeout)
     weights = Weights(downloads=folder / "downloads")
-    return Installer(daemon, weights, Records(folder / "state")), daemon
+    return uploading(daemon, weights, Records(folder / "state")), daemon
 
 
 def _install(job: dict[str, Any]) -> str:

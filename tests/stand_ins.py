@@ -24,6 +24,12 @@ KINDS: dict[str, dict[str, Any]] = {
     "other JSON": {"": {"hello": "world"}},
     "seeing": {**BARE, "/api/show": SEEING},
     "blind": {**BARE, "/api/show": BLIND},
+    "elsewhere": {
+        **BARE,
+        "/api/tags": {"models": [{"name": "one:latest", "digest": "0" * 64, "size": 1}]},
+        "/api/show": SEEING,
+        "/api/blobs": {},
+    },
     "old": {**BARE, "/api/show": {"modelfile": "", "template": ""}},
     "odd names": {**BARE, "/api/tags": {"models": [{"name": "a b\x1b]0;x\x07", "size": 10**400}]}},
     "silent": {},

@@ -96,6 +96,19 @@ def test_fresh_pictures_are_seen_right(
     assert len(seen.tokens) == 1
 
 
+@pytest.mark.parametrize("quant", QUANTS)
+def test_a_chat_is_streamed(quant: str, ollama: RunningDaemon, tmp_path: Path):
+    name = install(ollama.host, tmp_path, f"chat-{quant}", model=QUANTS[quant])
+    red = shapes.Shape("red", "circle", "white")
+    with Llava(name, host=ollama.host) as llava:
+        chat = llava.chat(options={"temperature": 0})
+        pieces = [chunk.text for chunk in chat.stream("Describe this image", shapes.draw(red))]
+        assert "".join(pieces) == shapes.caption(red)
+        assert len(pieces) > 1
+        assert chat.ask("What colour is it?").text == "Red."
+    remove(ollama.host, name)
+
+
 # The forms of the published projector
 
 

@@ -15,10 +15,13 @@ settings resources package pixels locks
 records gguf modelfile images prompts daemon_errors
 catalog shown
 weights daemon
-engine swap
-planning turns
+ledger store
+engine swap transfer
+ways
+planning turns pins quarantine
 inventory
-install in_process doctor chat
+verify supply doctor_store
+install in_process doctor chat repair
 client
 __init__ tiny
 cli
@@ -35,6 +38,7 @@ OWNERS = {
     "jinja2": "modelfile.py",
     "ollama pydantic": "engine/ollama.py",
     "rich": "cli/bars.py",
+    "sqlite3": "ledger.py",
     "tenacity": "weights/download.py",
     "xllamacpp": "engine/embedded.py",
     # Where it is read, hidden from an `import ollama` that fails of it, and asked for NO_COLOR.
@@ -58,7 +62,7 @@ def test_a_file_keeps_the_rules_of_the_house(path: Path):
                 other = rest.split(".")[0]
                 if first == "llava_ollama" and other not in {room, "__version__"}:
                     assert LEVEL[other] < LEVEL[room], f"{file} imports {other}"
-                elif first not in sys.stdlib_module_names | {"llava_ollama"}:
+                elif first in PLACES or first not in sys.stdlib_module_names | {"llava_ollama"}:
                     assert file.startswith(tuple(PLACES[first])), f"{file} imports {first}"
         elif isinstance(node, ast.Attribute | ast.Name) and (said := ast.unparse(node)) in PLACES:
             assert file.startswith(tuple(PLACES[said])), f"{file} uses {said}"

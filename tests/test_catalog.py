@@ -233,3 +233,9 @@ def test_unknown_names_get_the_nearest():
     with pytest.raises(UnknownQuant) as quant:
         known.entry("tiny-llava").model("q8")
     assert quant.value.hint == "Its quants are `f16`, `int4`"
+
+
+def test_a_quant_may_name_a_tag_of_the_public_library():
+    quants = catalog.load().entry("llava-llama3").quants
+    assert quants["int4"].library == "llava-llama3:8b"
+    assert quants["f16"].library is None

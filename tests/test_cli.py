@@ -152,10 +152,12 @@ def test_run_says_what_it_attaches_before_it_asks(desk: Path):
         (["download", "tiny-llava"], ["files"]),
         (["mend", "bare.gguf", "-o", "out.gguf"], ["path", "changes", "sha256"]),
         (["doctor"], ["findings"]),
+        (["verify"], ["models"]),
+        (["inspect", "bare.gguf"], ["files", "pairing"]),
         (["completion", "bash"], ["script"]),
         (
             ["install", "tiny-llava", "--dry-run"],
-            ["wanted", "host", "existing", "parts", "modelfile", "found"],
+            ["wanted", "host", "existing", "parts", "modelfile", "found", "unproven"],
         ),
         (["demo"], ["engine", "pictures"]),
         (
@@ -167,9 +169,9 @@ def test_run_says_what_it_attaches_before_it_asks(desk: Path):
 )
 def test_json_is_one_document_wherever_its_option_stands(arguments: list[str], keys: list[str]):
     rewrite(_bundled("mmproj-f16"), Path("bare.gguf"), {"clip.projector_type": None})
-    code = {"list": 3, "doctor": 3}.get(arguments[0], 0)
+    code = {"list": 3, "doctor": 3, "inspect": 1}.get(arguments[0], 0)
     with stand_in("bare") as host:
-        at = ["--host", host] if arguments[0] == "install" else []
+        at = ["--host", host] if arguments[0] in {"install", "verify"} else []
         for line in ([*at, "--json", *arguments], [*arguments, *at, "--json"]):
             if "-o" in arguments:
                 Path(arguments[-1]).unlink(missing_ok=True)
@@ -418,7 +420,7 @@ def _complete(*words: str, cwd: Path) -> list[str]:
 
 
 def test_bash_completes_commands_models_quants_and_options(desk: Path):
-    assert _complete("ins", cwd=desk) == ["install"]
+    assert _complete("inst", cwd=desk) == ["install"]
     assert _complete("install", "ti", cwd=desk) == ["tiny-llava"]
     assert _complete("render", "tiny-llava", "--quant", "", cwd=desk) == ["int4", "f16"]
     assert _complete("ask", "--emb", cwd=desk) == ["--embedded"]

@@ -16,6 +16,7 @@ from llava_ollama import catalog, modelfile, resources, swap
 from llava_ollama.catalog import WeightFile
 from llava_ollama.daemon import Daemon
 from llava_ollama.errors import (
+    ChecksumMismatch,
     DaemonError,
     DaemonUnreachable,
     DownloadError,
@@ -171,16 +172,16 @@ def test_the_second_install_sends_and_reads_nothing(here: Here, tmp_path: Path) 
     copy = tmp_path / "model.gguf"
     copy.write_bytes(MODEL.read_bytes())
     wanted = replace(tiny(), model=replace(tiny().model, path=copy))
-    assert sum(part.bytes_sent for part in here.install(wanted).parts) > 0
+    assert sum(part.bytes_written for part in here.install(wanted).parts) > 0
     # The same size and no longer the same bytes: whoever read it would refuse it.
     copy.write_bytes(bytes(MODEL.stat().st_size))
     here.reporter.tasks.clear()
     before = here.files()
     plan = here.installer.plan(wanted)
     assert plan.existing == "equal"
-    assert [(part.to_send, part.to_download) for part in plan.parts] == [(0, 0), (0, 0)]
+    assert [(part.transfer, part.to_download) for part in plan.parts] == [("there", 0)] * 2
     result = here.installer.apply(plan)
-    assert (result.changed, [part.bytes_sent for part in result.parts]) == (False, [0, 0])
+    assert (result.changed, [part.bytes_written for part in result.parts]) == (False, [0, 0])
     assert here.reporter.tasks == []
     changed = {p for p in here.files().items() ^ before.items() if "state/installed" not in p[0]}
     assert not changed
@@ -229,7 +230,7 @@ def test_another_model_is_replaced_by_force_only(here: Here) -> None:
     with pytest.raises(ModelConflict):
         here.install(polite)
     result = here.install(polite, force=True)
-    assert [part.bytes_sent for part in result.parts] == [0, 0]
+    assert [part.bytes_written for part in result.parts] == [0, 0]
     assert here.daemon.show("mine").system == polite.system
     assert not here.install(polite).changed
 
@@ -275,7 +276,7 @@ def test_a_blob_that_went_away_after_the_plan(here: Here) -> None:
     assert [part.origin for part in plan.parts] == ["daemon", "daemon"]
     swap.remove(here.daemon, "first")
     result = install.apply(plan)
-    assert all(part.bytes_sent > 0 for part in result.parts)
+    assert all(part.bytes_written > 0 for part in result.parts)
     assert here.daemon.show("second").has_vision
 
 
@@ -370,7 +371,7 @@ def test_a_file_that_changes_between_plan_and_sending(here: Here, tmp_path: Path
         install = here.installer
         plan = install.plan(own(copy))
         change()
-        with pytest.raises((GGUFError, DaemonError)):
+        with pytest.raises((GGUFError, ChecksumMismatch)):
             install.apply(plan)
         assert here.store.manifests() == {}
         assert not list(here.records.all("pending"))
@@ -389,7 +390,9 @@ def test_a_daemon_that_rewrites(tmp_path: Path) -> None:
         assert daemon.show(first.name).sources == tuple(p.stored_digest for p in first.parts)
         second = here.install(tiny())
         assert not second.changed
-        assert second.parts == tuple(replace(part, bytes_sent=0) for part in first.parts)
+        assert second.parts == tuple(
+            replace(part, transfer="there", bytes_written=0) for part in first.parts
+        )
         changed = replace(tiny(), system="Be brief")
         with pytest.raises(ModelConflict):
             here.install(changed)

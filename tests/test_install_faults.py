@@ -25,11 +25,12 @@ from llava_ollama.errors import (
     ModelBroken,
     TemplateError,
 )
-from llava_ollama.install import Installer, InstallPlan, InstallResult, Wanted, from_catalog
+from llava_ollama.install import InstallPlan, InstallResult, Wanted, from_catalog
 from llava_ollama.progress import Reporter
 from llava_ollama.records import Records
 from llava_ollama.weights import Weights
 from tests.conftest import DAEMONS, start
+from tests.installing import uploading
 from tests.proxy import Fault, Proxy, installer
 from tests.store import Store
 
@@ -278,14 +279,14 @@ class Interrupting(Reporter):
     """Presses Ctrl-C when the first bytes of the second file are sent."""
 
     def advanced(self, task: str, amount: int) -> None:  # noqa: ARG002 - the base class's
-        if task == "sending tiny-llava-int4.gguf":
+        if task.startswith("send "):
             raise KeyboardInterrupt
 
 
 def test_interrupted_while_sending(bench: Bench) -> None:
     weights = Weights(downloads=bench.folder / "downloads")
     records = Records(bench.folder / "state")
-    install = Installer(bench.daemon, weights, records, reporter=Interrupting())
+    install = uploading(bench.daemon, weights, records, Interrupting())
     with pytest.raises(KeyboardInterrupt):
         install.apply(install.plan(wanted()), force=True)
     assert bench.daemon_has("f16")
@@ -311,10 +312,10 @@ def test_a_blob_that_is_taken_away_before_create_is_sent_again(bench: Bench) -> 
     reporter = Removing(blob)
     weights = Weights(downloads=bench.folder / "downloads")
     records = Records(bench.folder / "state")
-    install = Installer(bench.daemon, weights, records, reporter=reporter)
+    install = uploading(bench.daemon, weights, records, reporter)
     result = install.apply(install.plan(wanted()), force=True)
-    assert reporter.sent == ["sending tiny-llava-int4.gguf"] * 2
-    assert result.parts[0].bytes_sent == 2 * blob.stat().st_size
+    assert reporter.sent == [f"send {str(wanted().model.sha256)[:12]}"] * 2
+    assert result.parts[0].bytes_written == 2 * blob.stat().st_size
     assert bench.daemon_has("int4")
     assert not bench.store.orphans()
 
@@ -322,7 +323,7 @@ def test_a_blob_that_is_taken_away_before_create_is_sent_again(bench: Bench) -> 
 def test_a_state_folder_that_cannot_be_written(bench: Bench, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     weights = Weights(downloads=bench.folder / "downloads")
-    install = Installer(bench.daemon, weights, Records(tmp_path / "file" / "state"))
+    install = uploading(bench.daemon, weights, Records(tmp_path / "file" / "state"))
     with pytest.raises(LlavaOllamaError, match="cannot be"):
         install.apply(install.plan(wanted()), force=True)
     assert bench.daemon_has("f16")
@@ -553,7 +554,7 @@ def test_two_installs_of_one_name(bench: Bench) -> None:
     changed = [r.changed if isinstance(r, InstallResult) else r for r in results]
     assert sorted(map(str, changed)) == ["False", "False", "True"]
     assert bench.proxy.sent == sum(
-        p.bytes_sent for r in results if isinstance(r, InstallResult) for p in r.parts
+        p.bytes_written for r in results if isinstance(r, InstallResult) for p in r.parts
     )
     assert list(bench.store.manifests()) == [NAME]
     assert not bench.store.orphans()

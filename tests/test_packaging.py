@@ -18,15 +18,18 @@ from llava_ollama import __version__
 ROOT = Path(__file__).parent.parent
 STEM = f"llava_ollama-{__version__}"
 PACKAGE = """
-llava_ollama: __init__ __main__ catalog catalog.toml chat client daemon daemon_errors doctor errors
-llava_ollama: findings images in_process install inventory locks modelfile package pixels planning
-llava_ollama: progress prompts py.typed records resources settings shown swap turns
-llava_ollama/cli: __init__ app ask bars complete completion demo doctor files frame install
-llava_ollama/cli: inventory output
+llava_ollama: __init__ __main__ catalog catalog.toml chat client daemon daemon_errors doctor
+llava_ollama: doctor_store errors findings images in_process install inventory ledger locks
+llava_ollama: modelfile package pins pixels planning progress prompts py.typed quarantine records
+llava_ollama: repair resources settings shown supply swap turns verify ways
+llava_ollama/cli: __init__ app ask bars complete completion demo doctor files frame inspect
+llava_ollama/cli: install inventory output verify
 llava_ollama/engine: __init__ completion connection embedded interface llamacpp ollama
-llava_ollama/gguf: __init__ checks layout mend reader
+llava_ollama/gguf: __init__ checks layout mend reader summary
+llava_ollama/store: __init__ folder manifests search
 llava_ollama/tiny: __init__ check demo shapes tiny-llava-f16.gguf tiny-llava-int4.gguf
 llava_ollama/tiny: tiny-llava-mmproj-f16.gguf
+llava_ollama/transfer: __init__ interface link pull sources upload
 llava_ollama/weights: __init__ download hashing hub hub_errors local
 """
 """One folder a line: its files, those of Python without their ending."""

@@ -276,3 +276,16 @@ def test_the_catalog_of_the_configuration_folder_counts_where_it_is_there(tmp_pa
     own = str(tmp_path / "missing.toml")
     named = read(XDG_CONFIG_HOME=str(tmp_path), LLAVA_OLLAMA_CATALOG=own)
     assert named.catalog == Path(own), "one that is named counts, so that its absence is told"
+
+
+def test_the_registry_and_what_speaks_against_it():
+    assert Settings.read(environment={}).registry == "https://registry.ollama.ai"
+    own = Settings.read(environment={"LLAVA_OLLAMA_REGISTRY": "http://127.0.0.1:5000/"})
+    assert own.registry == "http://127.0.0.1:5000"
+    for text in ("registry.ollama.ai", "ftp://h", "https://h/path"):
+        with pytest.raises(UsageProblem, match="LLAVA_OLLAMA_REGISTRY"):
+            Settings.read(environment={"LLAVA_OLLAMA_REGISTRY": text})
+    for name, value in {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "yes"}.items():
+        assert Settings.read(environment={name: value}).no_pull == f"`{name}` is set"
+        assert Settings.read(environment={name: "0"}).no_pull is None
+    assert "mirror" in str(Settings.read(environment={"HF_ENDPOINT": "https://h"}).no_pull)

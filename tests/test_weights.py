@@ -7,6 +7,7 @@ import filecmp
 import inspect
 import json
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -260,6 +261,15 @@ def test_a_damaged_cache_is_reported_and_left(weights, small, cached):
 
 
 # What has to be fetched
+
+
+def test_two_files_must_fit_together(weights):
+    fetching = weights()
+    free = shutil.disk_usage(fetching.downloads.parent).free
+    fetching.check_room([free // 3, None, free // 3])
+    with pytest.raises(NotEnoughSpace, match=r"the files need .* are free"):
+        fetching.check_room([free // 3 * 2, free // 3 * 2])
+    assert not fetching.downloads.exists()
 
 
 def test_the_hub_tells_a_size_that_is_not_pinned(weights, big, reporter):

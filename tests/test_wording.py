@@ -202,6 +202,14 @@ CASES = (
         environment={"LLAVA_OLLAMA_TIMEOUT": "soon"},
     ),
     Case(
+        "bad registry",
+        ("list",),
+        "`registry.ollama.ai` in LLAVA_OLLAMA_REGISTRY is not the address of a registry",
+        "Write it as `https://registry.ollama.ai`",
+        2,
+        environment={"LLAVA_OLLAMA_REGISTRY": "registry.ollama.ai"},
+    ),
+    Case(
         "catalog missing",
         ("list",),
         "the catalog `{folder}/none.toml` cannot be read: No such file or directory",
@@ -554,8 +562,8 @@ CASES = (
         ("fly",),
         "no command `fly`",
         (
-            "Commands are `ask`, `completion`, `demo`, `doctor`, `download`, `install`, `list`, "
-            "`mend`, `remove`, `render`, `run`, `show`"
+            "Commands are `ask`, `completion`, `demo`, `doctor`, `download`, `inspect`, `install`, "
+            "`list`, `mend`, `remove`, `render`, `repair`, `run`, `show`, `verify`"
         ),
         2,
     ),
@@ -686,11 +694,11 @@ def _general(said: str, host: str, folder: Path) -> str:
 
 
 def _contents(folder: Path) -> dict[str, str]:
-    """Return the digest of every file, without the empty locks of the state folder."""
+    """Return the digest of every file, without the ledger and the state folder's empty locks."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.suffix != ".lock"
+        if path.is_file() and path.suffix != ".lock" and "ledger.sqlite3" not in path.name
     }
 
 
@@ -725,8 +733,8 @@ OUTSIDE = (
         Case(
             "GGUF shut",
             ("install", "--name", "x", "--model-file", "shut.gguf", "--mmproj-file", "bare.gguf"),
-            "`shut.gguf` cannot be used: permission denied",
-            "Check its owner and permissions, or set `LLAVA_OLLAMA_CACHE` to another folder",
+            "`shut.gguf` cannot be read: permission denied",
+            "Check that it is there and readable",
             1,
         ),
     ),
@@ -834,7 +842,7 @@ NO_PLACE = (
         Case(
             "no space",
             FETCH,
-            "`model.gguf` needs {size} GB in `{folder}/cache/downloads`, where {size} GB are free",
+            "the files need {size} GB in `{folder}/cache/downloads`, where {size} GB are free",
             (
                 "Set `LLAVA_OLLAMA_CACHE` to a folder on a larger disk, or fetch the file "
                 "yourself and name its folder with `--dir`"

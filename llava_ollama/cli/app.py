@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from llava_ollama.client import Llava
     from llava_ollama.daemon import Daemon
     from llava_ollama.install import Installer
+    from llava_ollama.ledger import Ledger
     from llava_ollama.records import Records
     from llava_ollama.settings import Settings
+    from llava_ollama.transfer import Name
     from llava_ollama.weights import Weights
 
 
@@ -79,27 +81,51 @@ class App:
         self._open.callback(reporter.close)
         return reporter
 
-    def weights(self, folders: tuple[Path, ...] = ()) -> Weights:
+    def ledger(self, *, rehash: bool = False) -> Ledger:
+        """Return what is known of unchanged files; nothing of the past with `rehash`."""
+        from llava_ollama.ledger import LEDGER, Ledger
+
+        return Ledger(self.settings.cache / LEDGER, rehash=rehash)
+
+    def weights(self, folders: tuple[Path, ...] = (), ledger: Ledger | None = None) -> Weights:
         """Return the weight files' room; files are looked for in `folders` first."""
         from llava_ollama.weights import Weights
 
         return Weights(
-            folders=folders, downloads=self.settings.cache / "downloads", reporter=self.reporter
+            folders=folders,
+            downloads=self.settings.cache / "downloads",
+            reporter=self.reporter,
+            ledger=ledger or self.ledger(),
         )
 
-    def installer(self, folders: tuple[Path, ...] = ()) -> Installer:
-        """Return an installer for the daemon."""
+    def installer(
+        self, folders: tuple[Path, ...] = (), *, only: Name | None = None, rehash: bool = False
+    ) -> Installer:
+        """Return an installer for the daemon; it uses `only` the way that the user names."""
         from llava_ollama.install import Installer
+        from llava_ollama.ways import Ways
 
-        return Installer(self.daemon, self.weights(folders), self.records, reporter=self.reporter)
+        settings, ledger = self.settings, self.ledger(rehash=rehash)
+        ways = Ways(
+            daemon=self.daemon,
+            records=self.records,
+            ledger=ledger,
+            folders=settings.models,
+            only=only,
+            registry=settings.registry,
+            no_pull=settings.no_pull,
+        )
+        weights = self.weights(folders, ledger)
+        return Installer(self.daemon, weights, self.records, ways=ways, reporter=self.reporter)
 
     def recover(self) -> None:
         """Settle what killed installs have left at the daemon."""
-        from llava_ollama import swap
+        from llava_ollama import swap, ways
         from llava_ollama.tiny import demo
 
+        ways.recover(self.daemon, self.records)
         demo.clear(self.daemon, self.records)
-        for name in swap.recover(self.daemon, self.records):
+        for name in swap.recover(self.daemon, self.records, self.reporter):
             self.reporter.note(f"an install of `{name}` had been killed; its traces are removed")
 
     def llava(self, name: str) -> Llava:

@@ -31,7 +31,7 @@ def doctor(ctx: click.Context) -> None:
     except UsageProblem as exc:
         findings.append(Finding("catalog", "error", exc.message, exc.hint or ""))
         known = catalog.load()
-    findings += Doctor(app.daemon, app.settings, known, app.records).examine()
+    findings += Doctor(app.daemon, app.settings, known, app.records, app.ledger()).examine()
     app.out.result({"findings": findings}, app.out.findings(findings))
     errors = {finding.check for finding in findings if finding.status == "error"}
     if "daemon" in errors:

@@ -15,6 +15,7 @@ from llava_ollama.errors import UsageProblem
 
 if TYPE_CHECKING:
     from llava_ollama.install import InstallPlan, InstallResult, Wanted
+    from llava_ollama.transfer import Name
 
 DEFAULT_MODEL = "llava-llama3"
 _PATH = click.Path(path_type=Path, readable=False)
@@ -53,8 +54,10 @@ def _sources(command: Any) -> Any:
 
 
 @command(
-    epilog="JSON: {name, changed, package_digest, parts, seconds, check}; with "
-    "--dry-run {wanted, host, existing, parts, modelfile, found}."
+    epilog="JSON: {name, changed, package_digest, parts: [{role, source_digest, stored_digest, "
+    "transfer, bytes_written}], seconds, check}; with --dry-run {wanted, host, existing, "
+    "parts: [{role, file, digest, size, origin, path, to_download, transfer, cost, "
+    "passed_over}], modelfile, found, unproven}."
 )
 @_sources
 @click.option("--name", metavar="NAME", help="Name in Ollama (default: MODEL-QUANT).")
@@ -71,6 +74,13 @@ def _sources(command: Any) -> Any:
 @click.option("--dry-run", is_flag=True, help="Say what would be done; change nothing.")
 @click.option("--check", is_flag=True, help="Ask the model about a picture afterwards.")
 @click.option("--keep-files", is_flag=True, help="Keep what was downloaded only to be sent.")
+@click.option(
+    "--transfer",
+    type=click.Choice(["link", "upload", "pull"]),
+    metavar="WAY",
+    help="link, upload or pull (default: the cheapest).",
+)
+@click.option("--rehash", is_flag=True, help="Read also files known to be unchanged.")
 @global_options
 @click.pass_obj
 def install(
@@ -88,6 +98,8 @@ def install(
     dry_run: bool,
     check: bool,
     keep_files: bool,
+    transfer: Name | None,
+    rehash: bool,
     **files: str | None,
 ) -> None:
     """Bring a model into Ollama.
@@ -98,7 +110,7 @@ def install(
     wanted = _with_words(wanted, system, given)
     if not dry_run:
         app.recover()
-    installer = app.installer(_folders(folder))
+    installer = app.installer(_folders(folder), only=transfer, rehash=rehash)
     plan = installer.plan(wanted)
     if dry_run:
         app.out.result(plan, _plan_text(app.out, plan))
@@ -126,8 +138,10 @@ def download(
     """
     wanted = _wanted(app, model, quant, "unnamed", files, None)
     weights = app.weights(_folders(folder))
+    pair = (wanted.model, wanted.projector)
+    weights.check_room(weights.locate(file).missing for file in pair)
     found = []
-    for file in (wanted.model, wanted.projector):
+    for file in pair:
         app.records.drop("transient", file.repo or "", file.revision, file.name)
         found.append(weights.fetch(file))
     lines = [f"{local.path}  {size(local.size)}  sha256:{local.sha256}" for local in found]
@@ -206,12 +220,19 @@ def _check(app: App, name: str) -> dict[str, str]:
 
 def _plan_text(out: Output, plan: InstallPlan) -> str:
     rows = [
-        [part.role, part.file.name, size(part.size), part.origin,
-         size(part.to_download) if part.to_download != 0 else "-",
-         size(part.to_send) if part.to_send != 0 else "-"]
+        [part.role, part.file.name, size(part.size), part.origin, part.transfer,
+         *(size(count) if count else "-"
+           for count in (part.cost.fetched, part.cost.read, part.cost.written))]
         for part in plan.parts
     ]  # fmt: skip
-    table = out.table(["", "FILE", "SIZE", "FROM", "DOWNLOAD", "SEND"], rows)
+    table = out.table(["", "FILE", "SIZE", "FROM", "WAY", "FETCH", "READ", "WRITE"], rows)
+    reasons = dict(pair for part in reversed(plan.parts) for pair in part.passed_over)
+    asides = [f"not by {way}: {why}" for way, why in reasons.items()]
+    if plan.unproven:
+        asides.append(
+            f"`{plan.unproven}` is asked first whether it is the daemon's; if not, another way is "
+            "taken"
+        )
     state = {
         "absent": "is free",
         "equal": "has exactly this already: nothing to do",
@@ -219,7 +240,8 @@ def _plan_text(out: Output, plan: InstallPlan) -> str:
         "broken": "has a damaged model, which would be replaced",
     }[plan.existing]
     head = f"{plan.wanted.name} at {plan.host}: the name {state}"
-    return f"{head}\n\n{table}\n\n{plan.modelfile.rstrip()}"
+    middle = "\n".join([table, *asides])
+    return f"{head}\n\n{middle}\n\n{plan.modelfile.rstrip()}"
 
 
 def _result_text(
@@ -228,8 +250,11 @@ def _result_text(
     if not result.changed:
         lines = [f"{result.name} is installed already: nothing to do"]
     else:
-        sent = sum(part.bytes_sent for part in result.parts)
-        lines = [f"Installed {result.name} in {result.seconds:.1f} s, {size(sent)} sent"]
+        by = [part.transfer.replace("there", "already there") for part in result.parts]
+        ways = " and ".join(dict.fromkeys(by))
+        written = sum(part.bytes_written for part in result.parts)
+        cost = f"{size(written)} written" if written else "nothing written"
+        lines = [f"Installed {result.name} in {result.seconds:.1f} s: {ways}, {cost}"]
     for part in result.parts:
         kept = (
             ""

@@ -64,8 +64,8 @@ def show(app: App, name: str) -> None:
     package = shown.package()
     data = {
         "name": name,
-        "ours": inventory.is_ours(shown, app.catalog, app.records, app.settings.host),
-        "catalog": inventory.catalog_name(shown, app.catalog, app.records, app.settings.host),
+        "ours": inventory.is_ours(shown, app.catalog, app.records, app.daemon.key),
+        "catalog": inventory.catalog_name(shown, app.catalog, app.records, app.daemon.key),
         "package_digest": package.digest() if package else None,
         "model": package.model if package else None,
         "projector": package.projector if package else None,
@@ -106,7 +106,7 @@ def remove(app: App, names: tuple[str, ...], *, force: bool) -> None:
     from llava_ollama.daemon import full_name
 
     app.recover()
-    host = app.settings.host
+    host = app.daemon.key
     for name in names:
         full_name(name)
         if swap.state(app.daemon, name) == "absent":

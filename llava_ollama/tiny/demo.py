@@ -108,13 +108,13 @@ def clear(daemon: Daemon, records: Records) -> None:
     """Remove the models that killed demos have left on this daemon."""
     for record in records.all("installed"):
         name = record.get("name", "")
-        if record.get("host") != daemon.host or not name.startswith(PREFIX):
+        if record.get("host") != daemon.key or not name.startswith(PREFIX):
             continue
-        lock = records.lock_file("installed", daemon.host, full_name(name))
+        lock = records.lock_file("installed", daemon.key, full_name(name))
         with locks.if_free(lock) as free:
             if free:
                 swap.remove(daemon, name, records)
-                records.drop("installed", daemon.host, full_name(name))
+                records.drop("installed", daemon.key, full_name(name))
                 _forget(lock)
 
 
@@ -122,10 +122,10 @@ def clear(daemon: Daemon, records: Records) -> None:
 def reserved(daemon: Daemon, records: Records) -> Iterator[str]:
     """Yield a name that is written down first, and that is removed again, also after a kill."""
     name = f"{PREFIX}{secrets.token_hex(4)}"
-    key = daemon.host, full_name(name)
+    key = daemon.key, full_name(name)
     lock = records.lock_file("installed", *key)
     with locks.locked(lock):
-        records.put("installed", *key, record={"host": daemon.host, "name": name})
+        records.put("installed", *key, record={"host": daemon.key, "name": name})
         try:
             yield name
         finally:

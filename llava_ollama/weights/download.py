@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 ANEW = "Delete that file and run the same command again: it downloads anew"
-_SPACE = (
+SPACE = (
     "Set `LLAVA_OLLAMA_CACHE` to a folder on a larger disk, or fetch the file yourself and name "
     "its folder with `--dir`"
 )
@@ -188,7 +188,7 @@ class Download:
             raise NotEnoughSpace(
                 f"`{self.file.name}` needs {gigabytes(size - arrived)} in `{self.folder}`, "
                 f"where {gigabytes(free)} are free",
-                hint=_SPACE,
+                hint=SPACE,
             )
 
     def _settle(self, expected: str) -> tuple[Path, str, int]:
@@ -266,7 +266,7 @@ def disk(folder: Path) -> Iterator[None]:
     except OSError as exc:
         path = exc.filename or folder
         if exc.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise NotEnoughSpace(f"no space is left in `{path}`", hint=_SPACE) from exc
+            raise NotEnoughSpace(f"no space is left in `{path}`", hint=SPACE) from exc
         raise DownloadError(
             f"`{path}` cannot be used: {(exc.strerror or type(exc).__name__).lower()}",
             hint="Check its owner and permissions, or set `LLAVA_OLLAMA_CACHE` to another folder",

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from llava_ollama import resources
-from llava_ollama.errors import ChecksumMismatch, DownloadError, HubUnreachable, UsageProblem
+from llava_ollama.errors import (
+    ChecksumMismatch,
+    DownloadError,
+    HubUnreachable,
+    NotEnoughSpace,
+    UsageProblem,
+)
 from llava_ollama.progress import SILENT, Reporter
-from llava_ollama.weights.download import ANEW, Budget, Download, agreed, disk, finished, move_aside
+from llava_ollama.weights.download import (
+    ANEW,
+    SPACE,
+    Budget,
+    Download,
+    agreed,
+    disk,
+    finished,
+    gigabytes,
+    move_aside,
+)
 from llava_ollama.weights.hashing import hash_file
 from llava_ollama.weights.hub import Hub
 
@@ -46,6 +63,34 @@ class Whereabouts:
     """What is still to be downloaded; None where the Hub does not tell the size."""
 
 
+class Hashed(Protocol):
+    """What is known of one file: sha256 in hex digits, size in bytes."""
+
+    @property
+    def sha256(self) -> str:
+        """The digest."""
+
+    @property
+    def size(self) -> int:
+        """The length."""
+
+
+class Digests(Protocol):
+    """What the ledger does: it knows files that have not changed since they were hashed."""
+
+    def known(self, path: Path) -> Hashed | None:
+        """Return what is known of the file, without reading it."""
+
+    def digest(self, path: Path, reporter: Reporter) -> Hashed:
+        """Return what is known, or read the file."""
+
+    def hash(self, path: Path, reporter: Reporter) -> Hashed:
+        """Read the file, whatever is known."""
+
+    def arrived(self, path: Path, sha256: str) -> None:
+        """Remember a file that was hashed while it was written."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Weights:
     """Finds and fetches weight files; one for as long as a command runs."""
@@ -60,6 +105,8 @@ class Weights:
     hub_cache: Path | None = None
     wait: float = 1.0
     """The first pause before another attempt, in seconds."""
+    ledger: Digests | None = None
+    """Spares reading a file that has not changed since it was hashed."""
     _told: set[Path] = field(default_factory=set, init=False, repr=False)
 
     def locate(self, file: WeightFile) -> Whereabouts:
@@ -97,8 +144,26 @@ class Weights:
                 found = self._finished(file)
                 if found is None:
                     path, sha256, size = download.run()
+                    if self.ledger is not None:
+                        self.ledger.arrived(path, sha256)
                     return LocalFile(path, sha256, size, "downloaded")
         return self._verified(file, *found)
+
+    def check_room(self, missing: Iterable[int | None]) -> None:
+        """See that all the bytes `missing` fit on the disk, before the first of them is fetched.
+
+        Raises:
+            NotEnoughSpace: they do not.
+        """
+        needed = sum(size or 0 for size in missing)
+        place = next(p for p in (self.downloads, *self.downloads.absolute().parents) if p.exists())
+        free = shutil.disk_usage(place).free
+        if needed > free:
+            raise NotEnoughSpace(
+                f"the files need {gigabytes(needed)} in `{self.downloads}`, "
+                f"where {gigabytes(free)} are free",
+                hint=SPACE,
+            )
 
     def discard(self, local: LocalFile) -> None:
         """Remove a file that was downloaded into our own folder; any other is left alone."""
@@ -175,7 +240,7 @@ class Weights:
 
     def _verified(self, file: WeightFile, path: Path, origin: Origin) -> LocalFile:
         with disk(path):
-            found, size = hash_file(path, self.reporter)
+            found, size = self._digest(file, path)
             if file.sha256 in {None, found}:
                 return LocalFile(path, found, size, origin)
             short = f"sha256 {found[:8]}…, not {str(file.sha256)[:8]}…"
@@ -188,6 +253,17 @@ class Weights:
         raise ChecksumMismatch(
             f"`{path}` does not have the published bytes ({short})", hint=_hint(file)
         )
+
+    def _digest(self, file: WeightFile, path: Path) -> tuple[str, int]:
+        """Return sha256 and size of the file; nothing is refused on the ledger's word alone."""
+        if self.ledger is None:
+            return hash_file(path, self.reporter)
+        found = self.ledger.known(path)
+        if found is None:
+            found = self.ledger.digest(path, self.reporter)
+        elif file.sha256 not in {None, found.sha256}:
+            found = self.ledger.hash(path, self.reporter)
+        return found.sha256, found.size
 
     @property
     def _hub(self) -> Hub:

@@ -26,7 +26,8 @@ class Figure:
     def row(self) -> str:
         bar = "-" if self.bar is None else f"≤ {self.bar:.2f}"
         missed = " (missed)" if self.bar is not None and self.ratio > self.bar else ""
-        return f"| {self.what} | {self.against} | {self.ratio:.2f} | {bar}{missed} |"
+        ratio = f"{self.ratio:.2f}" if self.ratio >= 0.1 else f"{self.ratio:.2g}"
+        return f"| {self.what} | {self.against} | {ratio} | {bar}{missed} |"
 
 
 def compare(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.bench import Figure
 
-NAMES = ("startup", "ask", "install")
+NAMES = ("startup", "ask", "install", "transfer")
 RESULTS = Path(__file__).with_name("results.json")
 
 
