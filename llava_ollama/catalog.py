@@ -7,7 +7,6 @@ file has a sha256, so what arrives can be proven to be what was meant.
 from __future__ import annotations
 
 import difflib
-import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,11 +15,14 @@ from typing import Any
 
 from llava_ollama.errors import UnknownModel, UnknownQuant, UsageProblem
 from llava_ollama.modelfile import LLAMA3
-from llava_ollama.package import ParameterValue, parameters
+from llava_ollama.package import ParameterValue, is_sha256, parameters
+from llava_ollama.prompts import STOPS
 from llava_ollama.resources import bundled
 
+DEFAULT_MODEL = "llava-llama3"
+"""What is meant where no model is named."""
 LLAMA3_PARAMETERS: Mapping[str, ParameterValue] = {
-    "stop": ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+    "stop": STOPS,
     "num_keep": 4,
     "num_ctx": 4096,
 }
@@ -31,7 +33,6 @@ _MODEL_KEYS = {
     *("title", "repo", "revision", "bundled", "template", "default-quant"),
     *("parameters", "projector", "quants"),
 }
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _LARGEST = 1_000_000
 _LARGEST_FILE = 1 << 63
 """Bytes of a catalog, and of a weight file that it names."""
@@ -51,6 +52,11 @@ class WeightFile:
     """Set for a file that is on this machine already: bundled or named by the user."""
     library: str | None = None
     """A tag of Ollama's public library with this very model and its projector."""
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What it is recorded under: repository, revision and name."""
+        return self.repo or "", self.revision, self.name
 
 
 @dataclass(frozen=True)
@@ -238,7 +244,7 @@ def _weight_file(
     ):
         raise _Mistake(f"`{where}.size` must be a number of bytes")
     sha256 = _text(data, "sha256", where, "") or None
-    if sha256 is not None and _SHA256.fullmatch(sha256) is None:
+    if sha256 is not None and not is_sha256(sha256):
         raise _Mistake(f"`{where}.sha256` must be 64 lower-case hexadecimal digits")
     path = None
     if _flag(model, "bundled"):

@@ -21,7 +21,15 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-__all__ = ["MAX_BYTES", "MAX_PIXELS", "PreparedPicture", "Source", "looks_like_picture", "prepare"]
+__all__ = [
+    "MAX_BYTES",
+    "MAX_PIXELS",
+    "SUFFIXES",
+    "PreparedPicture",
+    "Source",
+    "looks_like_picture",
+    "prepare",
+]
 
 Source: TypeAlias = (
     "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image"
@@ -56,7 +64,8 @@ _NO_PICTURES = (
 )
 _STREAMS = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")
 _NO_LENGTH = frozenset((0x00, 0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE)))  # JPEG markers
-_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff"})
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff"})
+"""How a picture's file is named; a word with such an end is meant as one."""
 
 
 def prepare(source: Source, image_size: int) -> PreparedPicture:
@@ -92,7 +101,7 @@ def looks_like_picture(path: Path) -> bool:
         return False
     return (
         bool(pixels.match(pixels.READABLE, head) or pixels.match(_FOREIGN_PICTURES, head))
-        or path.suffix.lower() in _SUFFIXES
+        or path.suffix.lower() in SUFFIXES
     )
 
 
@@ -160,7 +169,7 @@ def _empty_hint(source: object) -> str:
 
 
 def _missing_hint(path: Path) -> str:
-    if path.suffix.lower() in _SUFFIXES or (path.suffix and " " not in path.name):
+    if path.suffix.lower() in SUFFIXES or (path.suffix and " " not in path.name):
         return "Check the path"
     return "Check the path; `Llava.ask` takes the pictures first, `Chat.ask` the prompt"
 

@@ -171,7 +171,7 @@ class Installer:
         if proven := self._planner.proven.get(part.file):
             return proven
         if self._weights.locate(part.file).origin == "hub":
-            self._records.put("transient", *_key(part.file), record={"name": part.file.name})
+            self._records.put("transient", *part.file.key, record={"name": part.file.name})
         return self._weights.fetch(part.file)
 
     def _make(
@@ -282,13 +282,13 @@ class Installer:
 
         The record also tells of a download by an earlier install, which did not get this far.
         """
-        if self._records.get("transient", *_key(file)) is None:
+        if self._records.get("transient", *file.key) is None:
             return
         place = self._weights.locate(file)
         if not keep and place.origin == "downloaded" and place.path and place.size is not None:
             local = LocalFile(place.path, place.sha256 or "", place.size, "downloaded")
             self._weights.discard(local)
-        self._records.drop("transient", *_key(file))
+        self._records.drop("transient", *file.key)
 
 
 def conflict(name: str) -> ModelConflict:
@@ -314,7 +314,3 @@ def _blob(part: PlannedPart, digest: str, file: LocalFile | None) -> Blob:
     if file is not None:
         return Blob(file.path, digest, file.size)
     return Blob(None, digest, part.size or 0)
-
-
-def _key(file: WeightFile) -> tuple[str, str, str]:
-    return file.repo or "", file.revision, file.name

@@ -145,19 +145,13 @@ def _made_of(
             if file.sha256 is None or entry.projector.sha256 is None:
                 continue
             pins = (file.sha256, entry.projector.sha256)
-            stored = tuple(_stored(records, host, pin) for pin in pins)
+            stored = tuple(records.stored(host, pin) for pin in pins)
             if shown.sources in {pins, stored}:
                 yield entry.name, quant, pins
-
-
-def _stored(records: Records, host: str, digest: str) -> str:
-    """Return what a rewriting daemon made of the file `digest`, where that is known."""
-    record = records.get("rewritten", host, digest)
-    return record.get("stored", digest) if record else digest
 
 
 def _source(records: Records, host: str, digest: str) -> str:
     """Return what a rewriting daemon made the file `digest` of, where that is known."""
     rewritten = (r for r in records.all("rewritten") if r.get("stored") == digest)
     sources = [r["source"] for r in rewritten if "source" in r]
-    return next((s for s in sources if _stored(records, host, s) == digest), digest)
+    return next((s for s in sources if records.stored(host, s) == digest), digest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,6 +54,11 @@ class Package:
         }
         text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def is_sha256(text: str) -> bool:
+    """Whether `text` is a sha256 as it is written here: 64 lower-case hex digits."""
+    return re.fullmatch("[0-9a-f]{64}", text) is not None
 
 
 def parameters(data: Mapping[str, Any]) -> dict[str, ParameterValue]:

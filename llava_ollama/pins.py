@@ -43,11 +43,7 @@ class Known:
             for r in records.all("rewritten")
             if r.get("host") == daemon.key and r.keys() >= {"stored", "source"}
         }
-        pins = _pins(catalog)
-        for pin in pins:  # earlier versions did not write the host into the record
-            if record := records.get("rewritten", daemon.key, pin):
-                sources[record.get("stored", pin)] = pin
-        return cls(daemon, catalog, records, pins, sources)
+        return cls(daemon, catalog, records, _pins(catalog), sources)
 
     def source(self, sha256: str) -> str:
         """Return the digest of the file that a stored one was made of: mostly its own."""

@@ -156,8 +156,9 @@ class Planner:
 
     def difference(self, shown: Shown, package: Package) -> str | None:
         """Return in what `shown` is not `package`, or None when it is all of it."""
-        stored = tuple(self._stored(d) for d in (package.model, package.projector))
-        if shown.sources not in {stored, (package.model, package.projector)}:
+        sent = (package.model, package.projector)
+        stored = tuple(self._records.stored(self._daemon.key, digest) for digest in sent)
+        if shown.sources not in {stored, sent}:
             return "files"
         if shown.template != package.template:
             return "words of the chat template"
@@ -166,11 +167,6 @@ class Planner:
         if dict(shown.parameters) != dict(package.parameters):
             return "parameters"
         return None if shown.has_vision else "capabilities"
-
-    def _stored(self, digest: str) -> str:
-        """Return what a rewriting daemon makes of the file `digest`, where that is known."""
-        record = self._records.get("rewritten", self._daemon.key, digest)
-        return record.get("stored", digest) if record else digest
 
     def _locate(self, file: WeightFile) -> Whereabouts:
         """Say where a file is; one that nothing pins is hashed, since its digest is its name."""

@@ -66,6 +66,11 @@ class Records:
             finally:
                 fresh.unlink(missing_ok=True)
 
+    def stored(self, daemon: str, digest: str) -> str:
+        """Return what a rewriting daemon made of the file `digest`, where that is known."""
+        record = self.get("rewritten", daemon, digest)
+        return record.get("stored", digest) if record else digest
+
     def drop(self, kind: Kind, *key: str) -> None:
         """Remove a record, if it is there.
 

@@ -134,7 +134,7 @@ class Supply:
     def _fetched(self, weights: Weights, file: WeightFile) -> LocalFile:
         fresh = file.path is None and weights.locate(file).path is None
         if fresh:  # a kill must not leave gigabytes that nobody knows of
-            self.known.records.put("transient", *_key(file), record={"name": file.name})
+            self.known.records.put("transient", *file.key, record={"name": file.name})
         local = weights.fetch(file)
         self.ledger.remember(local.sha256, Identity.of(local.path))
         if fresh:
@@ -145,8 +145,4 @@ class Supply:
         """Remove what was downloaded only for this; the blob has its bytes, or its link."""
         if file := self._fresh.pop(local, None):
             self.weights.discard(local)
-            self.known.records.drop("transient", *_key(file))
-
-
-def _key(file: WeightFile) -> tuple[str, str, str]:
-    return file.repo or "", file.revision, file.name
+            self.known.records.drop("transient", *file.key)

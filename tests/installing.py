@@ -24,6 +24,20 @@ ONE_THREAD = {"num_thread": 1}
 """More only spin on a model this small: two made it five times slower."""
 
 
+class Listening(Reporter):
+    """Remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.tasks: list[str] = []
+        self.notes: list[str] = []
+
+    def started(self, task: str, total: int | None = None) -> None:  # noqa: ARG002
+        self.tasks.append(task)
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
 def install(
     host: str, folder: Path, name: str, *, model: Path = MODEL, projector: Path = PROJECTOR
 ) -> str:

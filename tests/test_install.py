@@ -27,33 +27,19 @@ from llava_ollama.errors import (
 )
 from llava_ollama.install import Installer, InstallResult, Wanted, from_catalog, from_files
 from llava_ollama.planning import read_template
-from llava_ollama.progress import Reporter
 from llava_ollama.records import Records
 from llava_ollama.weights import Weights
 from tests import published
 from tests.conftest import DAEMONS, start
 from tests.daemons.running import RunningDaemon
 from tests.hub import LoopbackHub
+from tests.installing import Listening
 from tests.store import Store
 
 REPO = "somebody/tiny-llava"
 PROMPT_ONLY = "{{ .Prompt }}\n"
 MODEL = resources.bundled("tiny-llava-int4.gguf")
 PROJECTOR = resources.bundled("tiny-llava-mmproj-f16.gguf")
-
-
-class Listening(Reporter):
-    """Remembers what it is told."""
-
-    def __init__(self) -> None:
-        self.tasks: list[str] = []
-        self.notes: list[str] = []
-
-    def started(self, task: str, total: int | None = None) -> None:  # noqa: ARG002
-        self.tasks.append(task)
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
 
 
 @dataclass

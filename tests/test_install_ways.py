@@ -23,7 +23,6 @@ from llava_ollama.daemon import Daemon
 from llava_ollama.errors import LlavaOllamaError, StoreError
 from llava_ollama.install import Installer, InstallResult, Wanted, from_catalog, from_files
 from llava_ollama.ledger import Ledger
-from llava_ollama.progress import Reporter
 from llava_ollama.records import Records
 from llava_ollama.tiny import shapes
 from llava_ollama.transfer import Name
@@ -33,6 +32,7 @@ from tests.conftest import DAEMONS, start
 from tests.daemons.running import RunningDaemon
 from tests.drawn import one_shape_pictures
 from tests.hub import LoopbackHub
+from tests.installing import Listening
 from tests.proxy import Fault, Proxy
 from tests.registry import LoopbackRegistry
 from tests.store import Store
@@ -47,20 +47,6 @@ PICTURES = {"0.24.0": 7, "0.34.4": 20}
 """For each way; 0.24.0 takes up to 4 s for one, and by every way it has the same bytes."""
 HEAVY = {"huggingface_hub", "ollama", "PIL", "tenacity", "pydantic", "httpx2"}
 """Not rich and jinja2: httpx imports the one, and the plan renders its Modelfile by the other."""
-
-
-class Listening(Reporter):
-    """Remembers what it is told."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self.tasks: list[str] = []
-
-    def started(self, task: str, total: int | None = None) -> None:  # noqa: ARG002
-        self.tasks.append(task)
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
 
 
 @dataclass

@@ -138,7 +138,9 @@ def _longest_picture(text: str, spans: list[tuple[int, int]]) -> tuple[str, int]
 
 
 def _check_missing(word: str) -> None:
-    if Path(_bare(word)).suffix.lower() in _ENDINGS:
+    from llava_ollama.images import SUFFIXES
+
+    if Path(_bare(word)).suffix.lower() in SUFFIXES:
         raise UsageProblem(
             f"there is no picture `{_bare(word)}`",
             hint="Check its path; one that is not absolute counts from the current folder",
@@ -163,7 +165,6 @@ def _bare(word: str) -> str:
 
 _LONGEST = 12
 """Words in a path."""
-_ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 
 
 def _is_picture(word: str) -> bool:

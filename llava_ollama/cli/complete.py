@@ -17,9 +17,11 @@ def models(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[
 
 def quants(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001 - likewise
     """Offer the quants of the model that stands before."""
+    from llava_ollama.catalog import DEFAULT_MODEL
+
     entries = _catalog().entries
     # With an option that waits for its value, Click has not told the arguments from the rest.
-    words = [str(ctx.params.get("model")), *ctx.args, "llava-llama3"]
+    words = [str(ctx.params.get("model")), *ctx.args, DEFAULT_MODEL]
     entry = next(entries[word] for word in words if word in entries)
     return [quant for quant in entry.quants if quant.startswith(incomplete)]
 

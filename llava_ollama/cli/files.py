@@ -33,8 +33,9 @@ def render(
     It works with `ollama create -f` beside the model's two files.
     """
     from llava_ollama import install, modelfile
+    from llava_ollama.catalog import DEFAULT_MODEL
 
-    wanted = install.from_catalog(app.catalog, model or "llava-llama3", quant)
+    wanted = install.from_catalog(app.catalog, model or DEFAULT_MODEL, quant)
     text = modelfile.render(wanted.words())
     if output is None:
         app.out.result({"modelfile": text, "path": None}, text.rstrip("\n"))

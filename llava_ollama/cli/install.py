@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from llava_ollama.install import InstallPlan, InstallResult, Wanted
     from llava_ollama.transfer import Name
 
-DEFAULT_MODEL = "llava-llama3"
 _PATH = click.Path(path_type=Path, readable=False)
 _NAME = click.Path(readable=False)
 """A path, or with `--repo` a name there: a text, which a shell completes as a path."""
@@ -142,7 +141,7 @@ def download(
     weights.check_room(weights.locate(file).missing for file in pair)
     found = []
     for file in pair:
-        app.records.drop("transient", file.repo or "", file.revision, file.name)
+        app.records.drop("transient", *file.key)
         found.append(weights.fetch(file))
     lines = [f"{local.path}  {size(local.size)}  sha256:{local.sha256}" for local in found]
     app.out.result({"files": found}, "\n".join(lines))
@@ -160,6 +159,7 @@ def _wanted(
     import dataclasses
 
     from llava_ollama import install as library
+    from llava_ollama.catalog import DEFAULT_MODEL
 
     text = library.read_template(template) if template else None
     if files["model_file"] is None and files["mmproj_file"] is None:

@@ -185,11 +185,7 @@ class Download:
     def _check_space(self, size: int | None, arrived: int) -> None:
         free = shutil.disk_usage(self.folder).free
         if size is not None and size - arrived > free:
-            raise NotEnoughSpace(
-                f"`{self.file.name}` needs {gigabytes(size - arrived)} in `{self.folder}`, "
-                f"where {gigabytes(free)} are free",
-                hint=SPACE,
-            )
+            raise no_room(f"`{self.file.name}` needs", size - arrived, self.folder, free)
 
     def _settle(self, expected: str) -> tuple[Path, str, int]:
         """Give the file its place if its bytes are the published ones; else move it aside."""
@@ -271,6 +267,13 @@ def disk(folder: Path) -> Iterator[None]:
             f"`{path}` cannot be used: {(exc.strerror or type(exc).__name__).lower()}",
             hint="Check its owner and permissions, or set `LLAVA_OLLAMA_CACHE` to another folder",
         ) from exc
+
+
+def no_room(who: str, size: int, folder: Path, free: int) -> NotEnoughSpace:
+    """Return the error for `size` bytes where only `free` ones are."""
+    return NotEnoughSpace(
+        f"{who} {gigabytes(size)} in `{folder}`, where {gigabytes(free)} are free", hint=SPACE
+    )
 
 
 def gigabytes(size: int) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 
 from llava_ollama import __version__
 from llava_ollama.errors import DownloadError
+from llava_ollama.package import is_sha256
 from llava_ollama.progress import SILENT, Reporter
 from llava_ollama.weights.hub_errors import Broken, door, known
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 _LARGEST = 1 << 63
 """Bytes that no file has."""
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Offer:
     @property
     def sha256(self) -> str | None:
         """The file's sha256, which is the ETag of everything that is stored in LFS."""
-        return self.etag if _SHA256.fullmatch(self.etag) else None
+        return self.etag if is_sha256(self.etag) else None
 
 
 @dataclass(frozen=True)

@@ -13,20 +13,19 @@ from llava_ollama.errors import (
     ChecksumMismatch,
     DownloadError,
     HubUnreachable,
-    NotEnoughSpace,
     UsageProblem,
 )
+from llava_ollama.package import is_sha256
 from llava_ollama.progress import SILENT, Reporter
 from llava_ollama.weights.download import (
     ANEW,
-    SPACE,
     Budget,
     Download,
     agreed,
     disk,
     finished,
-    gigabytes,
     move_aside,
+    no_room,
 )
 from llava_ollama.weights.hashing import hash_file
 from llava_ollama.weights.hub import Hub
@@ -159,11 +158,7 @@ class Weights:
         place = next(p for p in (self.downloads, *self.downloads.absolute().parents) if p.exists())
         free = shutil.disk_usage(place).free
         if needed > free:
-            raise NotEnoughSpace(
-                f"the files need {gigabytes(needed)} in `{self.downloads}`, "
-                f"where {gigabytes(free)} are free",
-                hint=SPACE,
-            )
+            raise no_room("the files need", needed, self.downloads, free)
 
     def discard(self, local: LocalFile) -> None:
         """Remove a file that was downloaded into our own folder; any other is left alone."""
@@ -191,7 +186,7 @@ class Weights:
         except HubUnreachable:
             # The Hub's cache names its blobs after their sha256, so it can answer in its place.
             cached = self._hub.cached(file)
-            if cached is None or not _is_sha256(cached.name):
+            if cached is None or not is_sha256(cached.name):
                 raise
             self.reporter.note(f"the Hub does not answer; `{file.name}` is taken from its cache")
             return replace(file, sha256=cached.name)
@@ -296,7 +291,3 @@ def _size(path: Path) -> int | None:
         return path.stat().st_size if path.is_file() else None
     except OSError:
         return None
-
-
-def _is_sha256(text: str) -> bool:
-    return len(text) == 64 and set(text) <= set("0123456789abcdef")  # noqa: PLR2004 - hex digits
