@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from llava_ollama.async_client import AsyncLlava
     from llava_ollama.chat import AsyncChat, Chat
-    from llava_ollama.client import AsyncLlava, Llava
+    from llava_ollama.client import Llava
     from llava_ollama.engine.interface import Answer, Chunk
     from llava_ollama.errors import LlavaOllamaError
 
@@ -21,7 +22,7 @@ __all__ = ["Answer", "AsyncChat", "AsyncLlava", "Chat", "Chunk", "Llava", "Llava
 _HOMES = {
     "Answer": "engine.interface",
     "AsyncChat": "chat",
-    "AsyncLlava": "client",
+    "AsyncLlava": "async_client",
     "Chat": "chat",
     "Chunk": "engine.interface",
     "Llava": "client",

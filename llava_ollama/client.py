@@ -1,4 +1,4 @@
-"""The API for Python scripts: `Llava` and `AsyncLlava`.
+"""The API for Python scripts: `Llava`; `AsyncLlava` is in `async_client.py`.
 
     from llava_ollama import Llava
 
@@ -11,13 +11,12 @@ Both have the same methods with the same parameters; a test holds them to it.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Generator, Mapping
-from contextlib import aclosing
+from collections.abc import Generator, Mapping
 from typing import Any, Self
 
 from llava_ollama import turns
-from llava_ollama.chat import AsyncChat, Chat, async_user_turn, user_turn
-from llava_ollama.engine.interface import Answer, AsyncEngine, Chunk, Engine
+from llava_ollama.chat import Chat, user_turn
+from llava_ollama.engine.interface import Answer, Chunk, Engine
 from llava_ollama.errors import UsageProblem
 from llava_ollama.progress import SILENT, Reporter
 from llava_ollama.settings import Settings
@@ -92,7 +91,7 @@ class Llava:
 
         settings = Settings.read()
         key = api_key or settings.api_key
-        engine = LlamaCppEngine(url, timeout=_patience(timeout, settings), api_key=key)
+        engine = LlamaCppEngine(url, timeout=patience(timeout, settings), api_key=key)
         return cls(engine=engine, reporter=reporter)
 
     def ask(
@@ -148,118 +147,19 @@ class Llava:
         self.close()
 
 
-class AsyncLlava:
-    """The same as `Llava`, for asyncio."""
-
-    def __init__(
-        self,
-        model: str = DEFAULT_MODEL,
-        *,
-        host: str | None = None,
-        timeout: float | None = None,
-        engine: AsyncEngine | None = None,
-        reporter: Reporter = SILENT,
-    ) -> None:
-        """See `Llava`."""
-        self._engine = engine or _async_ollama(model, host, timeout)
-        self._reporter = reporter
-
-    @classmethod
-    def embedded(  # noqa: PLR0913 - see Llava.embedded
-        cls,
-        name: str | None = None,
-        *,
-        quant: str | None = None,
-        model: str | os.PathLike[str] | None = None,
-        mmproj: str | os.PathLike[str] | None = None,
-        threads: int | None = None,
-        reporter: Reporter = SILENT,
-    ) -> Self:
-        """See `Llava.embedded`; the model is loaded before this returns."""
-        from llava_ollama import in_process
-
-        engine = in_process.start_async(
-            name, quant, (model, mmproj), threads=threads, reporter=reporter
-        )
-        return cls(engine=engine, reporter=reporter)
-
-    @classmethod
-    def server(
-        cls,
-        url: str,
-        *,
-        api_key: str | None = None,
-        timeout: float | None = None,
-        reporter: Reporter = SILENT,
-    ) -> Self:
-        """See `Llava.server`."""
-        from llava_ollama.engine.llamacpp import AsyncLlamaCppEngine
-
-        settings = Settings.read()
-        key = api_key or settings.api_key
-        engine = AsyncLlamaCppEngine(url, timeout=_patience(timeout, settings), api_key=key)
-        return cls(engine=engine, reporter=reporter)
-
-    async def ask(
-        self,
-        pictures: Pictures,
-        prompt: str = DESCRIBE,
-        *,
-        system: str | None = None,
-        options: Mapping[str, Any] | None = None,
-    ) -> Answer:
-        """See `Llava.ask`."""
-        turn = await async_user_turn(self._engine, self._reporter, pictures, prompt)
-        return await self._engine.answer(turns.request_of([], turn, system, options))
-
-    async def stream(
-        self,
-        pictures: Pictures,
-        prompt: str = DESCRIBE,
-        *,
-        system: str | None = None,
-        options: Mapping[str, Any] | None = None,
-    ) -> AsyncGenerator[Chunk]:
-        """See `Llava.stream`."""
-        turn = await async_user_turn(self._engine, self._reporter, pictures, prompt)
-        request = turns.request_of([], turn, system, options)
-        # Without `aclosing` the work would go on until the garbage collector finds the rest.
-        async with aclosing(self._engine.stream(request)) as chunks:
-            async for chunk in chunks:
-                yield chunk
-
-    def chat(
-        self, *, system: str | None = None, options: Mapping[str, Any] | None = None
-    ) -> AsyncChat:
-        """See `Llava.chat`."""
-        return AsyncChat(self._engine, self._reporter, system=system, options=options)
-
-    async def close(self) -> None:
-        """See `Llava.close`."""
-        await self._engine.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self.close()
-
-
 def _ollama(model: str, host: str | None, timeout: float | None) -> Engine:
     from llava_ollama.engine.ollama import OllamaEngine
 
     settings = Settings.read(host=host)
-    return OllamaEngine(model, settings.host, timeout=_patience(timeout, settings))
+    return OllamaEngine(model, settings.host, timeout=patience(timeout, settings))
 
 
-def _async_ollama(model: str, host: str | None, timeout: float | None) -> AsyncEngine:
-    from llava_ollama.engine.ollama import AsyncOllamaEngine
+def patience(timeout: float | None, settings: Settings) -> float:
+    """Return the seconds to wait for a word: the caller's, else the settings'.
 
-    settings = Settings.read(host=host)
-    return AsyncOllamaEngine(model, settings.host, timeout=_patience(timeout, settings))
-
-
-def _patience(timeout: float | None, settings: Settings) -> float:
+    Raises:
+        UsageProblem: `timeout` is no such number.
+    """
     if timeout is None:
         return settings.timeout
     if not 0 < timeout < float("inf"):

@@ -23,6 +23,7 @@ inventory
 verify supply doctor_store
 install in_process doctor chat repair
 client
+async_client
 __init__ tiny
 cli
 __main__

@@ -18,8 +18,8 @@ from llava_ollama import __version__
 ROOT = Path(__file__).parent.parent
 STEM = f"llava_ollama-{__version__}"
 PACKAGE = """
-llava_ollama: __init__ __main__ catalog catalog.toml chat client daemon daemon_errors doctor
-llava_ollama: doctor_store errors findings images in_process install inventory ledger locks
+llava_ollama: __init__ __main__ async_client catalog catalog.toml chat client daemon daemon_errors
+llava_ollama: doctor doctor_store errors findings images in_process install inventory ledger locks
 llava_ollama: modelfile package pins pixels planning progress prompts py.typed quarantine records
 llava_ollama: repair resources settings shown supply swap turns verify ways
 llava_ollama/cli: __init__ app ask bars complete completion demo doctor files frame inspect

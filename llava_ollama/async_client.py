@@ -1,0 +1,120 @@
+"""`AsyncLlava`: what `Llava` is, for asyncio."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from typing import Any, Self
+
+from llava_ollama import turns
+from llava_ollama.chat import AsyncChat, async_user_turn
+from llava_ollama.client import DEFAULT_MODEL, DESCRIBE, patience
+from llava_ollama.engine.interface import Answer, AsyncEngine, Chunk
+from llava_ollama.progress import SILENT, Reporter
+from llava_ollama.settings import Settings
+from llava_ollama.turns import Pictures
+
+
+class AsyncLlava:
+    """The same as `Llava`, for asyncio."""
+
+    def __init__(
+        self,
+        model: str = DEFAULT_MODEL,
+        *,
+        host: str | None = None,
+        timeout: float | None = None,
+        engine: AsyncEngine | None = None,
+        reporter: Reporter = SILENT,
+    ) -> None:
+        """See `Llava`."""
+        self._engine = engine or _async_ollama(model, host, timeout)
+        self._reporter = reporter
+
+    @classmethod
+    def embedded(  # noqa: PLR0913 - see Llava.embedded
+        cls,
+        name: str | None = None,
+        *,
+        quant: str | None = None,
+        model: str | os.PathLike[str] | None = None,
+        mmproj: str | os.PathLike[str] | None = None,
+        threads: int | None = None,
+        reporter: Reporter = SILENT,
+    ) -> Self:
+        """See `Llava.embedded`; the model is loaded before this returns."""
+        from llava_ollama import in_process
+
+        engine = in_process.start_async(
+            name, quant, (model, mmproj), threads=threads, reporter=reporter
+        )
+        return cls(engine=engine, reporter=reporter)
+
+    @classmethod
+    def server(
+        cls,
+        url: str,
+        *,
+        api_key: str | None = None,
+        timeout: float | None = None,
+        reporter: Reporter = SILENT,
+    ) -> Self:
+        """See `Llava.server`."""
+        from llava_ollama.engine.llamacpp import AsyncLlamaCppEngine
+
+        settings = Settings.read()
+        key = api_key or settings.api_key
+        engine = AsyncLlamaCppEngine(url, timeout=patience(timeout, settings), api_key=key)
+        return cls(engine=engine, reporter=reporter)
+
+    async def ask(
+        self,
+        pictures: Pictures,
+        prompt: str = DESCRIBE,
+        *,
+        system: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Answer:
+        """See `Llava.ask`."""
+        turn = await async_user_turn(self._engine, self._reporter, pictures, prompt)
+        return await self._engine.answer(turns.request_of([], turn, system, options))
+
+    async def stream(
+        self,
+        pictures: Pictures,
+        prompt: str = DESCRIBE,
+        *,
+        system: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> AsyncGenerator[Chunk]:
+        """See `Llava.stream`."""
+        turn = await async_user_turn(self._engine, self._reporter, pictures, prompt)
+        request = turns.request_of([], turn, system, options)
+        # Without `aclosing` the work would go on until the garbage collector finds the rest.
+        async with aclosing(self._engine.stream(request)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    def chat(
+        self, *, system: str | None = None, options: Mapping[str, Any] | None = None
+    ) -> AsyncChat:
+        """See `Llava.chat`."""
+        return AsyncChat(self._engine, self._reporter, system=system, options=options)
+
+    async def close(self) -> None:
+        """See `Llava.close`."""
+        await self._engine.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+
+def _async_ollama(model: str, host: str | None, timeout: float | None) -> AsyncEngine:
+    from llava_ollama.engine.ollama import AsyncOllamaEngine
+
+    settings = Settings.read(host=host)
+    return AsyncOllamaEngine(model, settings.host, timeout=patience(timeout, settings))
