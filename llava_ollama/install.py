@@ -14,7 +14,6 @@ from llava_ollama.daemon import Daemon, Shown, full_name
 from llava_ollama.errors import DaemonError, LlavaOllamaError, ModelConflict, StoreError
 from llava_ollama.package import Package
 from llava_ollama.planning import (
-    LLAMA3_TOKENS,
     InstallPlan,
     PlannedPart,
     Planner,
@@ -22,10 +21,9 @@ from llava_ollama.planning import (
     Wanted,
     from_catalog,
     from_files,
-    no_template,
-    preflight,
     read_template,
 )
+from llava_ollama.preflight import LLAMA3_TOKENS, no_template, preflight, remarks
 from llava_ollama.progress import SILENT, Reporter
 from llava_ollama.records import Records
 from llava_ollama.transfer import Blob, Brought, How
@@ -145,7 +143,9 @@ class Installer:
     ) -> tuple[bool, tuple[Brought, Brought], Shown]:
         """Bring the files and register them; say whether that was needed, and how they came."""
         wanted, unread = plan.wanted, files[0] is None
-        preflight(wanted, *(file.path if file else None for file in files))
+        model, projector = (file.path if file else None for file in files)
+        for remark in remarks(preflight(model, projector, llama3=wanted.is_llama3)):
+            self._reporter.note(remark)
         with swap.exclusive(self._daemon, self._records, wanted.name, self._reporter) as exchange:
             # Whoever had the lock before may have installed just this.
             existing, shown = self._planner.existing(wanted, package.model, package.projector)

@@ -12,8 +12,10 @@ from llava_ollama import modelfile
 from llava_ollama.catalog import LLAMA3_PARAMETERS, Catalog, WeightFile
 from llava_ollama.daemon import Daemon, Shown, full_name
 from llava_ollama.errors import ModelBroken, ModelNotInstalled, TemplateError, UsageProblem
+from llava_ollama.findings import Finding
 from llava_ollama.modelfile import Modelfile
 from llava_ollama.package import Package, ParameterValue
+from llava_ollama.preflight import preflight
 from llava_ollama.records import Records
 from llava_ollama.transfer import Blob, Cost, Name
 from llava_ollama.ways import Ways
@@ -22,7 +24,6 @@ from llava_ollama.weights import LocalFile, Weights, Whereabouts
 Existing = Literal["absent", "equal", "different", "broken"]
 Role = Literal["model", "projector"]
 FREE = Cost()
-LLAMA3_TOKENS = frozenset({"<|start_header_id|>", "<|eot_id|>"})
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,8 @@ class InstallPlan:
     """The package digest of what has the name now."""
     unproven: Path | None = None
     """A folder that is taken for the daemon's store; `apply()` asks, and else takes another way."""
+    findings: tuple[Finding, ...] = ()
+    """What engines will miss in the files that are here."""
 
 
 class Planner:
@@ -117,6 +120,7 @@ class Planner:
         pins = wanted.model.sha256, wanted.projector.sha256
         # What is there already needs no look at this disk or at the Hub, and no library for it.
         existing, shown = self.existing(wanted, *pins) if all(pins) else ("absent", None)
+        findings: tuple[Finding, ...] = ()
         if existing == "equal":
             model, projector = wanted.model, wanted.projector
             parts = (
@@ -127,6 +131,9 @@ class Planner:
             places = self._locate(wanted.model), self._locate(wanted.projector)
             if not all(pins):
                 existing, shown = self.existing(wanted, places[0].sha256, places[1].sha256)
+            if existing != "equal":
+                paths = places[0].path, places[1].path
+                findings = preflight(*paths, llama3=wanted.is_llama3)
             parts = self._parts(wanted, places, equal=existing == "equal")
         installed = shown.package() if shown else None
         return InstallPlan(
@@ -137,6 +144,7 @@ class Planner:
             modelfile=text,
             found=installed.digest() if installed else "",
             unproven=self._ways.unproven if any(p.transfer == "link" for p in parts) else None,
+            findings=findings,
         )
 
     def existing(
@@ -179,8 +187,6 @@ class Planner:
     def _parts(
         self, wanted: Wanted, places: tuple[Whereabouts, Whereabouts], *, equal: bool
     ) -> tuple[PlannedPart, PlannedPart]:
-        if not equal:
-            preflight(wanted, places[0].path, places[1].path)
         has = self._daemon.has_blob
         there = [equal or (p.sha256 is not None and has(p.sha256)) for p in places]
         begun = any(
@@ -281,31 +287,6 @@ def read_template(path: Path) -> str:
     if not text.strip():
         raise TemplateError(f"the template `{path}` is empty", hint=hint)
     return text
-
-
-def preflight(wanted: Wanted, model: Path | None, projector: Path | None) -> None:
-    """Refuse files that cannot work, as far as they are on this machine.
-
-    Raises:
-        GGUFError: a file is damaged, or the two do not belong together.
-        TemplateError: the Llama-3-instruct template does not fit the model.
-    """
-    from llava_ollama.gguf import checks, reader
-
-    headers = [reader.read(path) if path else None for path in (model, projector)]
-    if headers[0] and headers[1]:
-        checks.pair(headers[0], headers[1])
-    if headers[0] and wanted.is_llama3 and not checks.has_llama3_vocabulary(headers[0]):
-        raise no_template(wanted.model.name)
-
-
-def no_template(file: str) -> TemplateError:
-    """Return the error for a model that the Llama-3-instruct template does not fit."""
-    return TemplateError(
-        f"`{file}` is not a Llama-3 model: its vocabulary lacks `<|start_header_id|>` "
-        "and `<|eot_id|>`",
-        hint="Give its chat template as a Go template with `--template FILE`",
-    )
 
 
 def _beside(file: WeightFile) -> str:

@@ -17,7 +17,7 @@ catalog shown
 weights daemon
 ledger store
 engine swap transfer
-ways
+ways preflight
 planning turns pins quarantine
 inventory
 verify supply doctor_store

@@ -157,7 +157,7 @@ def test_run_says_what_it_attaches_before_it_asks(desk: Path):
         (["completion", "bash"], ["script"]),
         (
             ["install", "tiny-llava", "--dry-run"],
-            ["wanted", "host", "existing", "parts", "modelfile", "found", "unproven"],
+            ["wanted", "host", "existing", "parts", "modelfile", "found", "unproven", "findings"],
         ),
         (["demo"], ["engine", "pictures"]),
         (
@@ -169,7 +169,7 @@ def test_run_says_what_it_attaches_before_it_asks(desk: Path):
 )
 def test_json_is_one_document_wherever_its_option_stands(arguments: list[str], keys: list[str]):
     rewrite(_bundled("mmproj-f16"), Path("bare.gguf"), {"clip.projector_type": None})
-    code = {"list": 3, "doctor": 3, "inspect": 1}.get(arguments[0], 0)
+    code = {"list": 3, "doctor": 3}.get(arguments[0], 0)
     with stand_in("bare") as host:
         at = ["--host", host] if arguments[0] in {"install", "verify"} else []
         for line in ([*at, "--json", *arguments], [*arguments, *at, "--json"]):

@@ -56,10 +56,10 @@ def test_a_projector_in_both_forms(tmp_path: Path):
     assert told["blocks_run"] == 3
 
     old = published_projector(PROJECTOR, tmp_path / "old.gguf")
-    found = data(old, code=1)["files"][0]
+    found = data(old)["files"][0]
     assert (found["summary"]["blocks"], found["summary"]["blocks_run"]) == (3, 2)
     assert {f["check"] for f in found["findings"]} == {"projector type", "feature layer"}
-    assert "of which engines run 2" in call(old, code=1).stdout
+    assert "of which engines run 2" in call(old).stdout
 
     mended = published_projector(
         PROJECTOR, tmp_path / "m.gguf", projector_type=True, feature_layer=True

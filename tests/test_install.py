@@ -27,6 +27,7 @@ from llava_ollama.errors import (
 )
 from llava_ollama.install import Installer, InstallResult, Wanted, from_catalog, from_files
 from llava_ollama.planning import read_template
+from llava_ollama.preflight import remarks
 from llava_ollama.records import Records
 from llava_ollama.weights import Weights
 from tests import published
@@ -346,6 +347,16 @@ def test_files_that_do_not_fit_are_refused_before_anything_is_sent(
 
 
 @pytest.mark.ollama
+def test_what_engines_miss_in_an_old_pair_is_said_once(here: Here, tmp_path: Path) -> None:
+    model = published.published_model(MODEL, tmp_path / "model.gguf")
+    projector = published.published_projector(PROJECTOR, tmp_path / "mmproj.gguf")
+    wanted = from_files(str(model), str(projector), name="old")
+    for changed in (True, False):
+        assert here.install(wanted).changed is changed
+        said = [note for note in here.reporter.notes if "engines" in note]
+        assert said == remarks(here.installer.plan(replace(wanted, name="x")).findings)
+
+
 def test_a_file_that_changes_between_plan_and_sending(here: Here, tmp_path: Path) -> None:
     copy = tmp_path / "model.gguf"
     for change in (

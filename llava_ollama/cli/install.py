@@ -56,7 +56,7 @@ def _sources(command: Any) -> Any:
     epilog="JSON: {name, changed, package_digest, parts: [{role, source_digest, stored_digest, "
     "transfer, bytes_written}], seconds, check}; with --dry-run {wanted, host, existing, "
     "parts: [{role, file, digest, size, origin, path, to_download, transfer, cost, "
-    "passed_over}], modelfile, found, unproven}."
+    "passed_over}], modelfile, found, unproven, findings: [{check, status, detail, fix}]}."
 )
 @_sources
 @click.option("--name", metavar="NAME", help="Name in Ollama (default: MODEL-QUANT).")
@@ -219,6 +219,8 @@ def _check(app: App, name: str) -> dict[str, str]:
 
 
 def _plan_text(out: Output, plan: InstallPlan) -> str:
+    from llava_ollama.preflight import remarks
+
     rows = [
         [part.role, part.file.name, size(part.size), part.origin, part.transfer,
          *(size(count) if count else "-"
@@ -233,6 +235,7 @@ def _plan_text(out: Output, plan: InstallPlan) -> str:
             f"`{plan.unproven}` is asked first whether it is the daemon's; if not, another way is "
             "taken"
         )
+    asides += remarks(plan.findings)
     state = {
         "absent": "is free",
         "equal": "has exactly this already: nothing to do",

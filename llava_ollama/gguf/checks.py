@@ -184,7 +184,7 @@ def _projector_health(header: Header) -> list[Finding]:
     findings = []
     if projector_type(header) is None:
         detail = "names no `clip.projector_type`: llama.cpp does not load it, Ollama does"
-        findings.append(Finding("projector type", "error", detail, _mend(header)))
+        findings.append(_warning("projector type", detail, _mend(header)))
     if is_llava(header) and "clip.vision.feature_layer" not in header.metadata:
         findings += _feature_layer(header)
     return findings
