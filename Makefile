@@ -2,7 +2,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-PYTEST := $(BIN)/python -m pytest
+# Two at once: much of what the tests do is waiting for a daemon.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 # Rendered by the program itself; `make check` fails when one of them is stale.
 MODELFILES := modelfiles/OLLAMA_MODELFILE_F16 modelfiles/OLLAMA_MODELFILE_INT4
 

@@ -1,9 +1,10 @@
-"""What is wrong with a daemon's store, as far as it is seen without reading weights.
+"""What is wrong with a daemon's store, as far as it is seen without reading large weights.
 
 Whether a hard link's source has changed is told by its size, or by an mtime that is later than
-every manifest with the blob: `create` touches its blobs, then writes the manifest. A later `create`
-of a model that is gone again does the same, so that is a reason to verify, no proof; where the
-ledger knows the file in this state, it is none. Reflinks and copies do not change with the source.
+every manifest with the blob: `create` touches its blobs, then writes the manifest. A `create` of
+another daemon with the same file, or of a model that is gone again, does the same, so that is a
+reason to verify, no proof. A small file is read there and then; where the ledger knows the file in
+this state, it is fine. Reflinks and copies do not change with the source.
 """
 
 from __future__ import annotations
@@ -17,13 +18,17 @@ from llava_ollama import quarantine
 from llava_ollama.errors import StoreError
 from llava_ollama.findings import Finding
 from llava_ollama.ledger import Ledger
+from llava_ollama.progress import SILENT
 from llava_ollama.store import Layer, Manifest, Store, StoredBlob
 from llava_ollama.weights.download import gigabytes
+from llava_ollama.weights.hashing import hash_file
 
 _FULL = 64_000_000
 """Bytes: less than any model with a projector takes."""
 _SMALL = 200
 """Bytes: 0.34 leaves two layers of 96 and 153 of its own at every `create`."""
+_QUICK = 64 << 20
+"""Bytes that are hashed in the blink of an eye."""
 _SLACK = 10**8
 """Nanoseconds. The daemon sets a blob's time to the clock's; a manifest, written later, has that of
 the kernel's last tick, which may be some milliseconds earlier."""
@@ -101,6 +106,8 @@ class StoreDoctor:
         try:
             if blob.path.stat().st_nlink == 1 or blob.modified_ns <= newest + _SLACK:
                 return False
+            if blob.size <= _QUICK:
+                return hash_file(blob.path, SILENT)[0] != blob.sha256
             known = self.ledger.known(blob.path)
         except OSError:
             return False  # removed in between

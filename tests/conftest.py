@@ -14,6 +14,8 @@ from tests.daemons import running
 from tests.daemons.running import RunningDaemon
 
 DAEMONS = ("0.24.0", "0.34.4")
+COLUMN = "colour and shape right"
+"""The property by which a test adds a line to the table at the end; it crosses processes."""
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +47,15 @@ def pytest_report_header() -> list[str]:
     """Say which daemons there are, so that a log answers what was met."""
     found = {version: running.find(version) for version in (*DAEMONS, "0.34.0")}
     return [f"ollama {version}: {path or 'MISSING'}" for version, path in found.items()]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what the tests measured, whatever is captured."""
+    reports = [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]
+    lines = [line for report in reports for kind, line in report.user_properties if kind == COLUMN]
+    if lines:
+        terminalreporter.section(COLUMN)
+        terminalreporter.write_line("\n".join(sorted(map(str, lines))))
 
 
 def start(version: str, folder: Path) -> RunningDaemon:

@@ -5,9 +5,10 @@ The tables are in the terminal's summary, whatever is captured.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ import pytest
 
 from llava_ollama import Llava
 from llava_ollama.tiny import shapes
-from tests.conftest import start
+from tests.conftest import COLUMN, start
 from tests.drawn import one_shape_pictures
 from tests.installing import MODEL, PROJECTOR, QUANTS, install, remove
 from tests.published import published_model, published_projector
@@ -38,23 +39,13 @@ TOKENS = {
 }  # fmt: skip
 
 
-class Table:
-    """Lines that pytest prints at its end, whatever it captures."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        terminalreporter.section("colour and shape right")
-        for line in self.lines:
-            terminalreporter.write_line(line)
+Row = Callable[[str], None]
 
 
-@pytest.fixture(scope="session")
-def table(pytestconfig: pytest.Config) -> list[str]:
-    plugin = Table()
-    pytestconfig.pluginmanager.register(plugin)
-    return plugin.lines
+@pytest.fixture
+def row(record_property: Callable[[str, object], None]) -> Row:
+    """Put a line into the table; `tests/conftest.py` prints it at the end."""
+    return partial(record_property, COLUMN)
 
 
 @dataclass(frozen=True)
@@ -84,14 +75,12 @@ def see(llava: Llava, pictures: int, seed: int) -> Seen:
 
 
 @pytest.mark.parametrize("quant", QUANTS)
-def test_fresh_pictures_are_seen_right(
-    quant: str, ollama: RunningDaemon, tmp_path: Path, table: list[str]
-):
+def test_fresh_pictures_are_seen_right(quant: str, ollama: RunningDaemon, tmp_path: Path, row: Row):
     name = install(ollama.host, tmp_path, f"fresh-{quant}", model=QUANTS[quant])
     with Llava(name, host=ollama.host) as llava:
         seen = see(llava, PICTURES, seed=2026)
     remove(ollama.host, name)
-    table.append(f"{quant:<17} Ollama {ollama.version:<10} {seen}")
+    row(f"{quant:<17} Ollama {ollama.version:<10} {seen}")
     assert seen.share >= 0.95
     assert len(seen.tokens) == 1
 
@@ -164,13 +153,13 @@ def loaded(daemon: RunningDaemon | None, pair: tuple[Path, Path], folder: Path) 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
 def test_each_form_loads_and_answers(
-    form: Form, place: tuple[str, RunningDaemon | None], tmp_path: Path, table: list[str]
+    form: Form, place: tuple[str, RunningDaemon | None], tmp_path: Path, row: Row
 ):
     engine, daemon = place
     with loaded(daemon, form.files(tmp_path), tmp_path) as llava:
         seen = see(llava, ASKED[engine], seed=7)
     where = engine if daemon is None else f"Ollama {engine}"
-    table.append(f"{form.name:<17} {where:<17} {seen}")
+    row(f"{form.name:<17} {where:<17} {seen}")
     # The model still answers where a block too few is run; it sees less, but not nothing.
     assert seen.share >= 0.95 if form.healthy else 0 < seen.share < 0.6
     words = "shipped" if form.keys is None else "published"

@@ -147,8 +147,17 @@ class TestLinks:
         _write(source, b"MODEL" * 101)
         assert [f.check for f in made.examine()] == ["layers", "links"]
 
-    def test_a_later_time_is_fine_where_the_ledger_knows_the_bytes(self, made: Made, source: Path):
+    def test_one_that_was_only_touched_is_fine(self, made: Made, source: Path):
         _write(source, b"model" * 100)
+        assert made.examine() == []
+
+    def test_a_large_one_is_fine_where_the_ledger_knows_the_bytes(self, made: Made, tmp_path: Path):
+        content = b"model" * (1 << 24)
+        manifest = made.model("one", content)
+        source = tmp_path / "model.gguf"
+        source.hardlink_to(made.blob(content))
+        later = manifest.stat().st_mtime_ns + HOUR
+        os.utime(source, ns=(later, later))
         assert made.only().check == "links"
         made.ledger.hash(source, SILENT)
         assert made.examine() == []
