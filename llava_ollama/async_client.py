@@ -75,10 +75,12 @@ class AsyncLlava:
         *,
         system: str | None = None,
         options: Mapping[str, Any] | None = None,
+        trusted: bool = False,
     ) -> Answer:
         """See `Llava.ask`."""
         turn = await async_user_turn(self._engine, self._reporter, pictures, prompt)
-        return await self._engine.answer(turns.request_of([], turn, system, options))
+        request = turns.request_of([], turn, system, options, trusted=trusted)
+        return await self._engine.answer(request)
 
     async def stream(
         self,
@@ -87,20 +89,27 @@ class AsyncLlava:
         *,
         system: str | None = None,
         options: Mapping[str, Any] | None = None,
+        trusted: bool = False,
     ) -> AsyncGenerator[Chunk]:
         """See `Llava.stream`."""
         turn = await async_user_turn(self._engine, self._reporter, pictures, prompt)
-        request = turns.request_of([], turn, system, options)
+        request = turns.request_of([], turn, system, options, trusted=trusted)
         # Without `aclosing` the work would go on until the garbage collector finds the rest.
         async with aclosing(self._engine.stream(request)) as chunks:
             async for chunk in chunks:
                 yield chunk
 
     def chat(
-        self, *, system: str | None = None, options: Mapping[str, Any] | None = None
+        self,
+        *,
+        system: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        trusted: bool = False,
     ) -> AsyncChat:
         """See `Llava.chat`."""
-        return AsyncChat(self._engine, self._reporter, system=system, options=options)
+        return AsyncChat(
+            self._engine, self._reporter, system=system, options=options, trusted=trusted
+        )
 
     async def close(self) -> None:
         """See `Llava.close`."""

@@ -8,7 +8,7 @@ from contextlib import aclosing, closing
 from typing import Any
 
 from llava_ollama import turns
-from llava_ollama.engine.interface import Answer, AsyncEngine, Chunk, Engine, Message
+from llava_ollama.engine.interface import Answer, AsyncEngine, Chunk, Engine, Message, Request
 from llava_ollama.progress import SILENT, Reporter
 from llava_ollama.turns import Pictures
 
@@ -23,11 +23,13 @@ class Chat:
         *,
         system: str | None = None,
         options: Mapping[str, Any] | None = None,
+        trusted: bool = False,
     ) -> None:
         self._engine = engine
         self._reporter = reporter
         self._system = system
         self._options = options
+        self._trusted = trusted
         self.turns: list[Message] = []
         """The user's and the assistant's turns so far."""
 
@@ -39,12 +41,17 @@ class Chat:
     def stream(self, prompt: str, pictures: Pictures = None) -> Generator[Chunk]:
         """Ask the next question and yield the answer as it is made."""
         turn = user_turn(self._engine, self._reporter, pictures, prompt)
-        request = turns.request_of(self.turns, turn, self._system, self._options)
+        request = self._request(turn)
         with closing(self._engine.stream(request)) as chunks:
             for chunk in chunks:
                 if chunk.answer is not None:
                     self.turns += [turn, Message("assistant", chunk.answer.text)]
                 yield chunk
+
+    def _request(self, turn: Message) -> Request:
+        return turns.request_of(
+            self.turns, turn, self._system, self._options, trusted=self._trusted
+        )
 
 
 class AsyncChat:
@@ -57,11 +64,13 @@ class AsyncChat:
         *,
         system: str | None = None,
         options: Mapping[str, Any] | None = None,
+        trusted: bool = False,
     ) -> None:
         self._engine = engine
         self._reporter = reporter
         self._system = system
         self._options = options
+        self._trusted = trusted
         self.turns: list[Message] = []
 
     async def ask(self, prompt: str, pictures: Pictures = None) -> Answer:
@@ -74,12 +83,17 @@ class AsyncChat:
     async def stream(self, prompt: str, pictures: Pictures = None) -> AsyncGenerator[Chunk]:
         """See `Chat.stream`."""
         turn = await async_user_turn(self._engine, self._reporter, pictures, prompt)
-        request = turns.request_of(self.turns, turn, self._system, self._options)
+        request = self._request(turn)
         async with aclosing(self._engine.stream(request)) as chunks:
             async for chunk in chunks:
                 if chunk.answer is not None:
                     self.turns += [turn, Message("assistant", chunk.answer.text)]
                 yield chunk
+
+    def _request(self, turn: Message) -> Request:
+        return turns.request_of(
+            self.turns, turn, self._system, self._options, trusted=self._trusted
+        )
 
 
 def user_turn(engine: Engine, reporter: Reporter, pictures: Pictures, prompt: str) -> Message:

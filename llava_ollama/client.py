@@ -101,13 +101,15 @@ class Llava:
         *,
         system: str | None = None,
         options: Mapping[str, Any] | None = None,
+        trusted: bool = False,
     ) -> Answer:
         """Ask one question about one or more pictures.
 
         A picture is a path, bytes, a file object, a PIL image, or `-` for standard input. It is
         decoded here, turned upright and made RGB before it is sent; one that `images.prepare`
         made goes out as it is. `options` are Ollama's model options: `temperature`, `seed`,
-        `num_predict`, ...
+        `num_predict`, ... What would act in `prompt` and `system`, such as `<|eot_id|>`, is made
+        inert (`llava_ollama.untrusted`) unless the text is `trusted`.
 
         Raises:
             ImageError: a picture cannot be read.
@@ -115,7 +117,8 @@ class Llava:
             LlavaOllamaError: see `llava_ollama.errors` for all that can go wrong at the daemon.
         """
         turn = user_turn(self._engine, self._reporter, pictures, prompt)
-        return self._engine.answer(turns.request_of([], turn, system, options))
+        request = turns.request_of([], turn, system, options, trusted=trusted)
+        return self._engine.answer(request)
 
     def stream(
         self,
@@ -124,17 +127,25 @@ class Llava:
         *,
         system: str | None = None,
         options: Mapping[str, Any] | None = None,
+        trusted: bool = False,
     ) -> Generator[Chunk]:
         """Ask as `ask` does, and yield the answer as it is made.
 
         Closing the iterator stops the model's work. The last chunk carries the whole `Answer`.
         """
         turn = user_turn(self._engine, self._reporter, pictures, prompt)
-        yield from self._engine.stream(turns.request_of([], turn, system, options))
+        request = turns.request_of([], turn, system, options, trusted=trusted)
+        yield from self._engine.stream(request)
 
-    def chat(self, *, system: str | None = None, options: Mapping[str, Any] | None = None) -> Chat:
+    def chat(
+        self,
+        *,
+        system: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        trusted: bool = False,
+    ) -> Chat:
         """Begin a conversation that keeps its turns."""
-        return Chat(self._engine, self._reporter, system=system, options=options)
+        return Chat(self._engine, self._reporter, system=system, options=options, trusted=trusted)
 
     def close(self) -> None:
         """Release connections, and the model where it lives in this process."""

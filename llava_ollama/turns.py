@@ -69,7 +69,12 @@ def tell(reporter: Reporter, sources: list[Picture], turn: Message) -> None:
 
 
 def request_of(
-    earlier: list[Message], turn: Message, system: str | None, options: Mapping[str, Any] | None
+    earlier: list[Message],
+    turn: Message,
+    system: str | None,
+    options: Mapping[str, Any] | None,
+    *,
+    trusted: bool = False,
 ) -> Request:
     """Return the conversation that ends with `turn`.
 
@@ -86,4 +91,4 @@ def request_of(
                 f"the {message.role}'s text has a lone surrogate, `{exc.object[exc.start]!a}`",
                 hint="Read it as UTF-8 text, or drop what cannot be decoded",
             ) from exc
-    return Request(messages, dict(options or {}))
+    return Request(messages, dict(options or {}), trusted)

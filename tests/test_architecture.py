@@ -10,7 +10,7 @@ import llava_ollama
 
 PACKAGE = Path(llava_ollama.__file__).parent
 LAYERS = """
-errors progress findings
+errors progress findings untrusted
 settings resources package pixels locks
 records gguf modelfile images prompts daemon_errors
 catalog shown

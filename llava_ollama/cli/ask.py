@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -48,6 +48,7 @@ _JSON = (
     help="Run this catalog model here, without Ollama.",
 )
 @click.option("--server", metavar="URL", help="Ask a llama-server instead of Ollama.")
+@click.option("--trusted", is_flag=True, help="Let control tokens in the words act.")
 @global_options
 @click.pass_obj
 def ask(
@@ -61,6 +62,7 @@ def ask(
     max_tokens: int | None,
     embedded: str | None,
     server: str | None,
+    trusted: bool,
 ) -> None:
     """Ask a question about pictures.
 
@@ -78,7 +80,7 @@ def ask(
     given = {"temperature": temperature, "seed": seed, "num_predict": max_tokens}
     options = {key: value for key, value in given.items() if value is not None}
     with app.asked(model, embedded=embedded, server=server) as llava, _meant(app, model):
-        _answer(app, llava, pictures, prompt, system=system, options=options)
+        _answer(app, llava, pictures, prompt, system=system, options=options, trusted=trusted)
 
 
 @command(epilog=_JSON)
@@ -184,19 +186,21 @@ def _answer(
     *,
     system: str | None = None,
     options: dict[str, float] | None = None,
+    trusted: bool = False,
 ) -> None:
     """Ask, and print the answer: whole with `--json`, else as it is made."""
     for what, text in (("prompt", prompt), ("system prompt", system or "")):
         if not text.isascii() and text != text.encode(errors="ignore").decode():
             raise UsageProblem(f"the {what} is not UTF-8 text", hint="Check the terminal's locale")
     paths = [os.path.expanduser(p) for p in pictures]  # noqa: PTH111 - Path eats half of `https://`
+    how: dict[str, Any] = {"system": system, "options": options, "trusted": trusted}
     if app.json:
         with waiting(app.reporter, f"waiting for {app.asking}"):
-            answered = llava.ask(paths, prompt, system=system, options=options)
+            answered = llava.ask(paths, prompt, **how)
         app.out.result(answered)
         return
     with waiting(app.reporter, f"waiting for {app.asking}") as arrived:
-        chunks = llava.stream(paths, prompt, system=system, options=options)
+        chunks = llava.stream(paths, prompt, **how)
         answer = _printed(app, chunks, arrived)
     if answer and answer.finish == "length":
         app.out.note("the answer was cut off at its limit")

@@ -114,7 +114,9 @@ def call(request: Request, facts: Facts, defaults: Mapping[str, Any]) -> Call:
     Raises:
         UsageProblem: an option is not one of Ollama's.
     """
-    text = prompts.llama3(request.messages, marker=facts.marker, begin_of_text=facts.begin_of_text)
+    marker = facts.marker
+    messages = request.spoken([marker])
+    text = prompts.llama3(messages, marker=marker, begin_of_text=facts.begin_of_text)
     pictures = [
         base64.b64encode(picture.data).decode()
         for message in request.messages

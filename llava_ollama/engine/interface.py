@@ -3,15 +3,17 @@
 An engine gets a `Request` (messages with prepared pictures) and gives an `Answer`. How a picture
 and a chat template reach the model is the engine's business; what they must amount to, character
 for character, is Meta's Llama-3-instruct template with each picture before the text of its turn.
+Each engine sends `Request.spoken`, so that nobody's words are taken for the template's.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Generator, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from llava_ollama.images import PreparedPicture
+from llava_ollama.untrusted import inert
 
 Role = Literal["system", "user", "assistant"]
 Finish = Literal["stop", "length"]
@@ -31,11 +33,21 @@ class Request:
     """A conversation that ends with a user's turn, and the options to answer it with.
 
     `options` has the names of Ollama's model options: `temperature`, `seed`, `num_predict`,
-    `top_k`, `top_p`, `stop`, ...
+    `top_k`, `top_p`, `stop`, ... `trusted` text is sent as it is, control tokens and all.
     """
 
     messages: tuple[Message, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
+    trusted: bool = False
+
+    def spoken(self, control: Iterable[str] = ()) -> tuple[Message, ...]:
+        """Return the messages as they may be sent: nothing in their text acts, unless `trusted`.
+
+        `control` are strings that act in this engine, beside those of `llava_ollama.untrusted`.
+        """
+        if self.trusted:
+            return self.messages
+        return tuple(replace(said, text=inert(said.text, control)) for said in self.messages)
 
 
 @dataclass(frozen=True)

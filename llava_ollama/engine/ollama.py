@@ -84,7 +84,7 @@ class _Installed:
                 "content": prompts.place_ollama(message.text, len(message.pictures)),
                 **({"images": [p.data for p in message.pictures]} if message.pictures else {}),
             }
-            for message in request.messages
+            for message in request.spoken()
         ]
         options = parameters(request.options)
         return {"model": self.model, "messages": messages, "options": options or None}
