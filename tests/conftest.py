@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from llava_ollama.daemon import Daemon
 from tests.daemons import running
 from tests.daemons.running import RunningDaemon
+from tests.places import PLACES, Asked, Place, opened
 
 DAEMONS = ("0.24.0", "0.34.4")
 COLUMN = "colour and shape right"
@@ -86,3 +88,19 @@ def daemon(ollama: RunningDaemon) -> Iterator[Daemon]:
     client = Daemon(ollama.host)
     yield client
     client.close()
+
+
+@pytest.fixture(scope="module", params=PLACES)
+def place(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Place]:
+    """Each of those who answer, with the tiny model."""
+    with opened(str(request.param), tmp_path_factory.mktemp("place"), start) as place:
+        yield place
+
+
+@pytest.fixture(scope="module", params=["plain", "async"])
+def engine(request: pytest.FixtureRequest, place: Place) -> Iterator[Asked]:
+    """An engine of each kind there."""
+    with ExitStack() as stack:
+        yield place.asked(str(request.param), stack)

@@ -16,21 +16,16 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, aclosing, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, aclosing
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import gguf
-import httpx
 import pytest
 
-from llava_ollama import Answer, AsyncLlava, Chunk, Llava, modelfile
+from llava_ollama import AsyncLlava, Llava, modelfile
 from llava_ollama.daemon import Daemon
-from llava_ollama.engine.embedded import start_embedded, start_embedded_async
-from llava_ollama.engine.interface import AsyncEngine, Engine, Message, Request
-from llava_ollama.engine.llamacpp import AsyncLlamaCppEngine, LlamaCppEngine
-from llava_ollama.engine.ollama import AsyncOllamaEngine, OllamaEngine
+from llava_ollama.engine.interface import Message, Request
 from llava_ollama.errors import (
     DaemonError,
     DaemonUnreachable,
@@ -42,148 +37,13 @@ from llava_ollama.errors import (
 )
 from llava_ollama.tiny.shapes import Shape, draw
 from tests.asking import SENTENCE, WILD, ask, circle
-from tests.conftest import start
-from tests.daemons import build
-from tests.daemons.running import RunningDaemon, free_port
+from tests.daemons.running import RunningDaemon
 from tests.installing import MODEL, ONE_THREAD, PROJECTOR, install, remove
 from tests.modes import MODES, answer
+from tests.places import SEEN, Asked, Place, llama_server
 from tests.published import rewrite
 
-SEEN = 64  # tokens: what the tiny projector makes of a picture
 RED = draw(Shape("red", "circle", "white"))
-
-
-class Asked(Protocol):
-    """An engine of either kind, as the suite meets it."""
-
-    def image_size(self) -> int: ...
-    def answer(self, request: Request) -> Answer: ...
-    def chunks(self, request: Request) -> list[Chunk]: ...
-    def close(self) -> None: ...
-
-
-@dataclass
-class Plain:
-    engine: Engine
-
-    def image_size(self) -> int:
-        return self.engine.image_size()
-
-    def answer(self, request: Request) -> Answer:
-        return self.engine.answer(request)
-
-    def chunks(self, request: Request) -> list[Chunk]:
-        return list(self.engine.stream(request))
-
-    def close(self) -> None:
-        self.engine.close()
-
-
-@dataclass
-class Async:
-    engine: AsyncEngine
-    runner: asyncio.Runner
-
-    def image_size(self) -> int:
-        return self.runner.run(self.engine.image_size())
-
-    def answer(self, request: Request) -> Answer:
-        return self.runner.run(self.engine.answer(request))
-
-    def chunks(self, request: Request) -> list[Chunk]:
-        async def gather() -> list[Chunk]:
-            return [chunk async for chunk in self.engine.stream(request)]
-
-        return self.runner.run(gather())
-
-    def close(self) -> None:
-        self.runner.run(self.engine.close())
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where engines come from, and the prompt tokens of one picture + "Describe this image"."""
-
-    version: str
-    plain: type[Engine] | Any
-    other: type[AsyncEngine] | Any
-    arguments: tuple[Any, ...]
-    keywords: dict[str, Any]
-    tokens: int = 78
-
-    def asked(self, kind: str, opened: ExitStack) -> Asked:
-        if kind == "plain":
-            engine: Asked = Plain(self.plain(*self.arguments, **self.keywords))
-        else:
-            runner = opened.enter_context(asyncio.Runner())
-            engine = Async(self.other(*self.arguments, **self.keywords), runner)
-        opened.callback(engine.close)
-        return engine
-
-
-PLACES = [
-    pytest.param("0.24.0", marks=pytest.mark.ollama),
-    pytest.param("0.34.4", marks=pytest.mark.ollama),
-    pytest.param("llama.cpp", marks=pytest.mark.embedded),
-    pytest.param("llama-server", marks=pytest.mark.ollama),
-]
-
-
-@pytest.fixture(scope="module", params=PLACES)
-def place(request, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    version, folder = str(request.param), tmp_path_factory.mktemp("place")
-    if version == "llama.cpp":
-        kinds = start_embedded, start_embedded_async
-        yield Place(version, *kinds, (MODEL, PROJECTOR), {"cache": folder})
-    elif version == "llama-server":
-        with llama_server(folder) as url:
-            yield Place(version, LlamaCppEngine, AsyncLlamaCppEngine, (url,), {})
-    else:
-        daemon = start(version, folder)
-        name = install(daemon.host, folder, "tiny")
-        # 0.24.0 puts a stray begin-of-text token before a picture.
-        tokens = 79 if version == "0.24.0" else 78
-        yield Place(version, OllamaEngine, AsyncOllamaEngine, (name, daemon.host), {}, tokens)
-        daemon.stop()
-
-
-@pytest.fixture(scope="module", params=["plain", "async"])
-def engine(request, place: Place) -> Iterator[Asked]:
-    with ExitStack() as opened:
-        yield place.asked(request.param, opened)
-
-
-@contextmanager
-def llama_server(folder: Path) -> Iterator[str]:
-    """Run the llama-server that Ollama's own cmake file builds, on its own."""
-    found = sorted(build.cache_root().glob("llama-*/llama-server"))
-    if not found:
-        reason = "llama-server is not built: run `make daemons` (10 minutes, once)"
-        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-    url = f"http://127.0.0.1:{free_port()}"
-    pair = ["--model", str(MODEL), "--mmproj", str(PROJECTOR)]
-    command = [str(found[-1]), *pair, "--threads", "1", "--offline"]
-    ports = ["--host", "127.0.0.1", "--port", url.rpartition(":")[2], "--parallel", "1"]
-    with (folder / "server.log").open("wb") as log:
-        server = subprocess.Popen([*command, *ports, "--ctx-size", "4096"], stdout=log, stderr=log)
-    try:
-        wait_for(url, server)
-        yield url
-    finally:
-        server.kill()
-        server.wait()
-
-
-def wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
-    for _ in range(600):
-        assert server.poll() is None
-        try:
-            if httpx.get(f"{url}/health", trust_env=False).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.05)
-    raise AssertionError("llama-server did not start")
 
 
 # What holds everywhere
@@ -221,8 +81,7 @@ def test_a_stream_equals_the_answer(engine: Asked):
 
 def test_several_pictures(engine: Asked, place: Place):
     got = engine.answer(ask(circle(), circle((30, 60, 220))))
-    stray = place.tokens - 78
-    assert got.usage.prompt_tokens == 78 + SEEN + 1 + 2 * stray
+    assert got.usage.prompt_tokens == place.tokens + SEEN + 1 + place.stray
     assert "circle" in got.text
 
 
