@@ -16,8 +16,18 @@ if TYPE_CHECKING:
     from llava_ollama.client import Llava
     from llava_ollama.engine.interface import Answer, Chunk
     from llava_ollama.errors import LlavaOllamaError
+    from llava_ollama.extract import Extracted
 
-__all__ = ["Answer", "AsyncChat", "AsyncLlava", "Chat", "Chunk", "Llava", "LlavaOllamaError"]
+__all__ = [
+    "Answer",
+    "AsyncChat",
+    "AsyncLlava",
+    "Chat",
+    "Chunk",
+    "Extracted",
+    "Llava",
+    "LlavaOllamaError",
+]
 
 _HOMES = {
     "Answer": "engine.interface",
@@ -25,6 +35,7 @@ _HOMES = {
     "AsyncLlava": "async_client",
     "Chat": "chat",
     "Chunk": "engine.interface",
+    "Extracted": "extract",
     "Llava": "client",
     "LlavaOllamaError": "errors",
 }

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from typing import Any, Self
+from typing import Any, Self, TypeVar, overload
 
 from llava_ollama import turns
 from llava_ollama.chat import AsyncChat, async_user_turn
 from llava_ollama.client import DEFAULT_MODEL, DESCRIBE, patience
 from llava_ollama.engine.interface import Answer, AsyncEngine, Chunk
+from llava_ollama.extract import OPTIONS, Extracted, form_of
 from llava_ollama.progress import SILENT, Reporter
 from llava_ollama.settings import Settings
 from llava_ollama.turns import Pictures
+
+T = TypeVar("T")
 
 
 class AsyncLlava:
@@ -98,6 +101,45 @@ class AsyncLlava:
         async with aclosing(self._engine.stream(request)) as chunks:
             async for chunk in chunks:
                 yield chunk
+
+    @overload
+    async def extract(
+        self,
+        pictures: Pictures,
+        wanted: type[T],
+        prompt: str = DESCRIBE,
+        *,
+        system: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        trusted: bool = False,
+    ) -> Extracted[T]: ...
+    @overload
+    async def extract(
+        self,
+        pictures: Pictures,
+        wanted: Mapping[str, Any],
+        prompt: str = DESCRIBE,
+        *,
+        system: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        trusted: bool = False,
+    ) -> Extracted[Any]: ...
+    async def extract(  # noqa: PLR0913 - as in `Llava`
+        self,
+        pictures: Pictures,
+        wanted: Any,
+        prompt: str = DESCRIBE,
+        *,
+        system: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        trusted: bool = False,
+    ) -> Extracted[Any]:
+        """See `Llava.extract`."""
+        form = form_of(wanted)
+        turn = await async_user_turn(self._engine, self._reporter, pictures, form.asked(prompt))
+        options = {**OPTIONS, **(options or {})}
+        request = turns.request_of([], turn, system, options, trusted=trusted)
+        return await form.extract_async(request, self._engine.answer)
 
     def chat(
         self,

@@ -12,15 +12,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Mapping
-from typing import Any, Self
+from typing import Any, Self, TypeVar, overload
 
 from llava_ollama import turns
 from llava_ollama.chat import Chat, user_turn
 from llava_ollama.engine.interface import Answer, Chunk, Engine
 from llava_ollama.errors import UsageProblem
+from llava_ollama.extract import OPTIONS, Extracted, form_of
 from llava_ollama.progress import SILENT, Reporter
 from llava_ollama.settings import Settings
 from llava_ollama.turns import Pictures
+
+T = TypeVar("T")
 
 DEFAULT_MODEL = "llava-llama3-int4"
 DESCRIBE = "Describe this image"
@@ -136,6 +139,56 @@ class Llava:
         turn = user_turn(self._engine, self._reporter, pictures, prompt)
         request = turns.request_of([], turn, system, options, trusted=trusted)
         yield from self._engine.stream(request)
+
+    @overload
+    def extract(
+        self,
+        pictures: Pictures,
+        wanted: type[T],
+        prompt: str = DESCRIBE,
+        *,
+        system: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        trusted: bool = False,
+    ) -> Extracted[T]: ...
+    @overload
+    def extract(
+        self,
+        pictures: Pictures,
+        wanted: Mapping[str, Any],
+        prompt: str = DESCRIBE,
+        *,
+        system: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        trusted: bool = False,
+    ) -> Extracted[Any]: ...
+    def extract(  # noqa: PLR0913 - keywords, as in `ask`
+        self,
+        pictures: Pictures,
+        wanted: Any,
+        prompt: str = DESCRIBE,
+        *,
+        system: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        trusted: bool = False,
+    ) -> Extracted[Any]:
+        """Have a document read off pictures: an object of the pydantic model `wanted`, say.
+
+        `wanted` is such a model or another type that pydantic can validate, or a JSON schema as a
+        dict (which keywords: `llava_ollama.schema`). The engine lets the model write nothing else
+        than the schema allows; the answer is checked, and the model is asked once more if it does
+        not fit. The prompt is followed by the schema; `temperature` is 0 and `num_predict` 1024
+        unless `options` says otherwise.
+
+        Raises:
+            InvalidAnswer: the second answer does not fit either, or one reached its limit.
+            UsageProblem: `wanted` is no schema that an answer can be held to.
+        """
+        form = form_of(wanted)
+        turn = user_turn(self._engine, self._reporter, pictures, form.asked(prompt))
+        options = {**OPTIONS, **(options or {})}
+        request = turns.request_of([], turn, system, options, trusted=trusted)
+        return form.extract(request, self._engine.answer)
 
     def chat(
         self,

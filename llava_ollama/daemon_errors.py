@@ -118,6 +118,11 @@ _SAYINGS: tuple[tuple[tuple[str, ...], type[LlavaOllamaError], str], ...] = (
         "Try again: the model is still being loaded",
     ),
     (
+        ("JSON schema", "failed to parse grammar"),
+        UsageProblem,
+        "The daemon cannot hold answers to this schema: make it simpler",
+    ),
+    (
         ("Failed to load image", "zero length image"),
         ImageError,
         "Send the picture as PNG or JPEG",

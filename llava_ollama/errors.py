@@ -23,6 +23,7 @@
     │   ├── DaemonBusy               1
     │   └── ModelLoading             1
     ├── IncompleteAnswer             1
+    ├── InvalidAnswer                1   not the document that was asked for
     ├── CheckFailed                  1   `install --check`: the answer was wrong
     └── EngineUnavailable            1
 
@@ -147,6 +148,25 @@ class IncompleteAnswer(LlavaOllamaError):
     def __init__(self, message: str, *, hint: str | None = None, text: str = "") -> None:
         super().__init__(message, hint=hint)
         self.text = text
+
+
+class InvalidAnswer(LlavaOllamaError):
+    """An answer is not the document that was asked for.
+
+    `text` is what the model said, `complaints` says what is wrong with it, a line each.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        text: str = "",
+        complaints: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.text = text
+        self.complaints = complaints
 
 
 class CheckFailed(LlavaOllamaError):

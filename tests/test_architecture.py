@@ -11,8 +11,8 @@ import llava_ollama
 PACKAGE = Path(llava_ollama.__file__).parent
 LAYERS = """
 errors progress findings untrusted
-settings resources package pixels locks
-records gguf modelfile images prompts daemon_errors
+settings resources package pixels locks schema_rules
+schema records gguf modelfile images prompts daemon_errors
 catalog shown
 weights daemon
 ledger store
@@ -21,7 +21,7 @@ ways preflight
 planning turns pins quarantine
 inventory
 verify supply doctor_store
-install in_process doctor chat repair
+install in_process doctor chat repair extract
 client
 async_client
 __init__ tiny
@@ -37,7 +37,9 @@ OWNERS = {
     "httpx2": "weights/hub_errors.py",
     "huggingface_hub": "weights/",
     "jinja2": "modelfile.py",
-    "ollama pydantic": "engine/ollama.py",
+    "ollama": "engine/ollama.py",
+    # ollama-python lets its errors through.
+    "pydantic": "extract.py engine/ollama.py",
     "rich": "cli/bars.py",
     "sqlite3": "ledger.py",
     "tenacity": "weights/download.py",

@@ -19,9 +19,10 @@ ROOT = Path(__file__).parent.parent
 STEM = f"llava_ollama-{__version__}"
 PACKAGE = """
 llava_ollama: __init__ __main__ async_client catalog catalog.toml chat client daemon daemon_errors
-llava_ollama: doctor doctor_store errors findings images in_process install inventory ledger locks
-llava_ollama: modelfile package pins pixels planning preflight progress prompts py.typed quarantine
-llava_ollama: records repair resources settings shown supply swap turns untrusted verify ways
+llava_ollama: doctor doctor_store errors extract findings images in_process install inventory
+llava_ollama: ledger locks modelfile package pins pixels planning preflight progress prompts
+llava_ollama: py.typed quarantine records repair resources schema schema_rules settings shown
+llava_ollama: supply swap turns untrusted verify ways
 llava_ollama/cli: __init__ app ask bars complete completion demo doctor files frame inspect
 llava_ollama/cli: install inventory output verify
 llava_ollama/engine: __init__ completion connection embedded interface llamacpp ollama

@@ -38,6 +38,9 @@ _SPECIAL = "<|start_header_id|><|end_header_id|><|eot_id|>"
 
 _NAMES = {"num_predict": "n_predict", "num_keep": "n_keep"}
 """Where llama-server's name is another than Ollama's (tools/server/README.md)."""
+_GUIDANCE = {"x-guidance": {"whitespace_flexible": False, "lenient": True}}
+"""For builds with llguidance, as xllamacpp's: white space without end is none of their business
+otherwise, and a schema with a keyword that they do not know is dropped as a whole, silently."""
 _FIXED_AT_START = {"num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "use_mmap"}
 """How to load a model; here it is loaded already."""
 
@@ -123,9 +126,9 @@ def call(request: Request, facts: Facts, defaults: Mapping[str, Any]) -> Call:
         for picture in message.pictures
     ]
     prompt: Any = {"prompt_string": text, "multimodal_data": pictures} if pictures else text
-    return Call(
-        _PATH, {"prompt": prompt, "stream": True, **_options({**defaults, **request.options})}
-    )
+    held = {"json_schema": {**request.schema, **_GUIDANCE}} if request.schema is not None else {}
+    options = _options({**defaults, **request.options})
+    return Call(_PATH, {"prompt": prompt, "stream": True, **held, **options})
 
 
 def is_answer(call: Call, status: int) -> bool:
@@ -238,10 +241,19 @@ def refusal(server: Server, reply: Reply) -> LlavaOllamaError:
         return stranger(server)
     if reply.status == _UNAVAILABLE:
         return _not_now(server, sentence)
+    return _refused(server, kind, sentence)
+
+
+def _refused(server: Server, kind: str, sentence: str) -> LlavaOllamaError:
     if kind == "exceed_context_size_error":
         return DaemonError(
             f"{server.called} cannot hold this conversation: {sentence}",
             hint="Shorten the conversation, or start it with a larger context (`--ctx-size`)",
+        )
+    if "json schema" in sentence.lower() or "grammar" in sentence.lower():
+        return UsageProblem(
+            f"{server.called} cannot hold answers to this schema: {sentence}",
+            hint="Make the schema simpler",
         )
     if "failed to load image" in sentence.lower():
         return ImageError(

@@ -33,12 +33,14 @@ class Request:
     """A conversation that ends with a user's turn, and the options to answer it with.
 
     `options` has the names of Ollama's model options: `temperature`, `seed`, `num_predict`,
-    `top_k`, `top_p`, `stop`, ... `trusted` text is sent as it is, control tokens and all.
+    `top_k`, `top_p`, `stop`, ... `trusted` text is sent as it is, control tokens and all. `schema`
+    is a JSON schema: the engine makes a grammar of it, and writes only what that allows.
     """
 
     messages: tuple[Message, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
     trusted: bool = False
+    schema: Mapping[str, Any] | None = None
 
     def spoken(self, control: Iterable[str] = ()) -> tuple[Message, ...]:
         """Return the messages as they may be sent: nothing in their text acts, unless `trusted`.

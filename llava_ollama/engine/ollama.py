@@ -87,7 +87,12 @@ class _Installed:
             for message in request.spoken()
         ]
         options = parameters(request.options)
-        return {"model": self.model, "messages": messages, "options": options or None}
+        return {
+            "model": self.model,
+            "messages": messages,
+            "options": options or None,
+            "format": request.schema,
+        }
 
     def _answer(self, text: str, last: ollama.ChatResponse) -> Answer:
         """Return the answer that ends with the reply `last`, whose times are nanoseconds.

@@ -1,0 +1,248 @@
+"""JSON schemas: what is wrong with one, with a document, and what an engine can take of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError, create_model
+
+from llava_ollama import schema
+from llava_ollama.errors import UsageProblem
+
+TREE = {
+    "$defs": {
+        "node": {
+            "type": "object",
+            "properties": {"of": {"$ref": "#/$defs/node"}},
+            "additionalProperties": False,
+        }
+    },
+    "$ref": "#/$defs/node",
+}
+PAIR = {
+    "type": "object",
+    "properties": {"a": {"type": "integer"}, "b": {"enum": ["x", 1, None]}},
+    "required": ["a"],
+    "additionalProperties": False,
+}
+FITS: list[tuple[dict[str, Any], list[Any], list[Any]]] = [
+    ({}, [None, 1, "a", [], {}], []),
+    ({"type": "integer"}, [0, -3, 2.0, 10**30], [1.5, True, "1", None]),
+    ({"type": "number"}, [0, 1.5], [False, "1"]),
+    ({"type": "boolean"}, [True, False], [0, 1, "true"]),
+    ({"type": "string"}, ["", "a"], [1, None, ["a"]]),
+    ({"type": ["null", "array"]}, [None, [], [1]], [{}, 0]),
+    ({"const": 1}, [1, 1.0], [True, "1", 2]),
+    ({"enum": [True, {"a": [0]}, "a"]}, [True, {"a": [0]}, {"a": [0.0]}, "a"], [1, {"a": [False]}]),
+    ({"minimum": 1, "maximum": 3}, [1, 3, 2.5, "text"], [0, 3.01]),
+    ({"exclusiveMinimum": 1, "exclusiveMaximum": 3}, [2, 1.01], [1, 3]),
+    ({"minLength": 2, "maxLength": 3}, ["ab", "äöü", 5], ["a", "abcd"]),
+    ({"pattern": "^a+$"}, ["a", "aaa", 5], ["", "ab"]),
+    (
+        {"items": {"type": "string"}, "minItems": 1, "maxItems": 2},
+        [["a"], {}],
+        [[], ["a"] * 3, [1]],
+    ),
+    ({"prefixItems": [{"const": 1}], "items": {"const": 2}}, [[1], [1, 2, 2], []], [[2], [1, 1]]),
+    ({"uniqueItems": True}, [[1, True, "1", [1], [True]], []], [[1, 1.0], [{"a": 1}, {"a": 1}]]),
+    ({"uniqueItems": False}, [[1, 1]], []),
+    (PAIR, [{"a": 1}, {"a": 1, "b": None}], [{}, {"a": "1"}, {"a": 1, "b": 2}, {"a": 1, "c": 1}]),
+    ({"additionalProperties": {"type": "null"}}, [{}, {"x": None}], [{"x": 1}]),
+    ({"anyOf": [{"type": "null"}, PAIR]}, [None, {"a": 1}], [1, {}]),
+    ({"oneOf": [{"type": "integer"}, {"minimum": 3}]}, [2, 3.5], [3, 2.5]),
+    ({"allOf": [{"minimum": 1}, {"maximum": 2}]}, [1, 2], [0, 3]),
+    (TREE, [{}, {"of": {"of": {}}}], [{"of": 1}, {"of": {"of": {"off": {}}}}]),
+    ({"title": "T", "format": "date", "default": 1, "$comment": "c", "type": "string"}, ["x"], [1]),
+]
+
+
+@pytest.mark.parametrize(("wanted", "good", "bad"), FITS, ids=[str(f[0])[:40] for f in FITS])
+def test_a_document_fits_or_is_complained_of(wanted, good, bad):
+    kept = schema.checked(wanted)
+    for document in good:
+        assert list(schema.complaints(document, kept, kept)) == []
+    for document in bad:
+        assert list(schema.complaints(document, kept, kept))
+
+
+def test_complaints_say_where_and_what():
+    wanted = {
+        "type": "object",
+        "properties": {"seen": {"type": "array", "items": PAIR}},
+        "required": ["seen", "more"],
+        "additionalProperties": False,
+    }
+    kept = schema.checked(wanted)
+    document = {"seen": [{"a": 1}, {"a": "one", "b": "y" * 99}], "other": 1}
+    assert list(schema.complaints(document, kept, kept)) == [
+        f'the document: {json.dumps(document)[:60]}… lacks some of ["seen", "more"]',
+        'seen[1].a: "one" is not of the type "integer"',
+        f'seen[1].b: "{"y" * 59}… is none of ["x", 1, null]',
+        "other: nothing of this name is asked for",
+    ]
+
+
+REFUSED: list[tuple[Any, str]] = [
+    ({"type": "strin"}, "`type` at `#` cannot be"),
+    ({"type": []}, "`type`"),
+    ({"not": {}}, "uses `not` at `#`"),
+    ({"properties": {"a": {"patternProperties": {}}}}, "`patternProperties` at `#/properties/a`"),
+    ({"items": True}, "has `true` at `#/items`, where it needs a schema"),
+    ({"anyOf": []}, "`anyOf`"),
+    ({"anyOf": {}}, "`anyOf`"),
+    ({"properties": []}, "`properties`"),
+    ({"enum": []}, "`enum`"),
+    ({"required": "a"}, "`required`"),
+    ({"minLength": -1}, "`minLength`"),
+    ({"minItems": "2"}, "`minItems`"),
+    ({"exclusiveMinimum": True}, "`exclusiveMinimum`"),
+    ({"pattern": "("}, "`pattern`"),
+    ({"$ref": "http://127.0.0.1/x.json"}, "`$ref`"),
+    ({"$ref": "#"}, "`$ref`"),
+    ({"$ref": "#/$defs/a"}, "refers to `#/$defs/a`, which is not in it"),
+    ({"$defs": {"a": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}, "refers to itself"),
+    ({"$defs": {"a": {"anyOf": [{}, {"$ref": "#/$defs/a"}]}}}, "refers to itself"),
+    ({"minimum": float("nan")}, "no JSON document"),
+    ({"const": {1, 2}}, "no JSON document"),
+    ([], "has `[]` at `#`"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "words"), REFUSED, ids=[str(r[0])[:40] for r in REFUSED])
+def test_a_schema_that_cannot_be_kept_is_refused(wrong, words):
+    with pytest.raises(UsageProblem) as caught:
+        schema.checked(wrong)
+    assert words in str(caught.value)
+    assert caught.value.hint
+
+
+def test_a_schema_of_any_depth_ends():
+    deep: dict[str, Any] = {}
+    for _ in range(100_000):
+        deep = {"items": deep}
+    with pytest.raises(UsageProblem):
+        schema.checked(deep)
+    while deep:  # or the interpreter's own recursion would free it
+        deep = deep.pop("items")
+
+
+@pytest.mark.parametrize("text", ["", "{", "NaN", "-Infinity", "1e999", "[" * 100_000, "9" * 5000])
+def test_what_is_no_document_is_a_value_error(text):
+    with pytest.raises(ValueError):  # noqa: PT011 - its words are json's
+        schema.parse(text)
+
+
+def test_engines_get_what_their_grammars_can_take():
+    wanted = {
+        "type": "object",
+        "properties": {
+            "maxLength": {"type": "string", "maxLength": 5000, "pattern": "loose"},
+            "b": {"type": "array", "maxItems": 7, "minItems": 1001, "const": {"minItems": 5000}},
+            "c": {"type": "string", "pattern": "^tight$"},
+        },
+    }
+    assert schema.for_engines(wanted) == {
+        "type": "object",
+        "properties": {
+            "maxLength": {"type": "string"},
+            "b": {"type": "array", "maxItems": 7, "const": {"minItems": 5000}},
+            "c": {"type": "string", "pattern": "^tight$"},
+        },
+        "additionalProperties": False,
+    }
+
+
+@pytest.mark.parametrize("way", ["anyOf", "allOf"])
+def test_objects_whose_names_stand_in_several_places_stay_open(way):
+    both = [
+        {"type": "object", "properties": {"a": {}}},
+        {"type": "object", "properties": {"b": {}}},
+    ]
+    wanted = {"type": "object", "properties": {"c": {}}, way: both}
+    assert schema.for_engines(wanted) == wanted
+
+
+SIMPLE = st.recursive(
+    st.sampled_from([{"type": "integer"}, {"type": "string"}, {"enum": ["a", "b"]}, {}]),
+    lambda inner: (
+        st.builds(
+            lambda names, required: {
+                "type": "object",
+                "properties": names,
+                "required": sorted(set(names) & required),
+            },
+            st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+            st.sets(st.sampled_from("abc")),
+        )
+        | inner.map(lambda item: {"type": "array", "items": item})
+    ),
+    max_leaves=6,
+)
+DOCUMENTS = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.sampled_from("abc"),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abcd"), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@given(SIMPLE, DOCUMENTS)
+def test_it_judges_as_pydantic_does(wanted, document):
+    """Another judge of the part that both know."""
+    kept = schema.checked(wanted)
+    try:
+        TypeAdapter(_type(wanted)).validate_json(json.dumps(document), strict=True)
+        fits = True
+    except ValidationError:
+        fits = False
+    assert fits == (not list(schema.complaints(document, kept, kept)))
+
+
+def _type(wanted: dict[str, Any]) -> Any:
+    """Return the type that the schema describes, for pydantic."""
+    if "enum" in wanted:
+        return Literal["a", "b"]
+    kind = wanted.get("type", "any")
+    if kind == "object":
+        fields: dict[str, Any] = {
+            name: (_type(inner), ... if name in wanted["required"] else None)
+            for name, inner in wanted["properties"].items()
+        }
+        return create_model("Made", **fields)
+    return {"array": lambda: list[_type(wanted["items"])], "any": lambda: Any}.get(  # type: ignore[misc] # made at run time
+        kind, lambda: {"integer": int, "string": str}[kind]
+    )()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "cannot be read: No such file"),
+        (b"{", "is not JSON"),
+        (b"\xff\xfe\xfd", "is not JSON"),
+        (b"[" * 100_000, "is not JSON"),
+        (b" " * 2_000_000, "too large"),
+        (b'{"x": 1}', "uses `x`"),
+        (b"1", "has `1` at `#`"),
+    ],
+)
+def test_a_schema_file_that_is_none(content, words, tmp_path: Path):
+    path = tmp_path / "schema.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UsageProblem) as caught:
+        schema.load(path)
+    assert words in str(caught.value)
+    assert caught.value.hint
+
+
+def test_a_schema_file(tmp_path: Path):
+    path = tmp_path / "schema.json"
+    path.write_text(json.dumps(TREE), encoding="utf-8")
+    assert schema.load(str(path)) == TREE
