@@ -72,7 +72,7 @@ def _catalog() -> str:
 def _bench() -> str:
     results = ROOT / "tests" / "bench" / "results.json"
     figures = [Figure(**row) for row in json.loads(results.read_text(encoding="utf-8"))]
-    rows = ["| what | against | ratio of times | bar |", "|---|---|---|---|"]
+    rows = ["| what | against | ratio | bar |", "|---|---|---|---|"]
     return "\n".join([*rows, *(figure.row() for figure in figures)]) + "\n"
 
 

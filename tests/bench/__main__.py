@@ -7,10 +7,11 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from tests.bench import Figure
 
-NAMES = ("startup", "ask", "install", "transfer")
+NAMES = ("startup", "ask", "install", "transfer", "hashing", "memory")
 RESULTS = Path(__file__).with_name("results.json")
 
 
@@ -21,10 +22,15 @@ def main(names: list[str]) -> int:
         for figure in figures[-1:]:
             sys.stderr.write(f"{name} done: {figure.what}: {figure.ratio:.2f}\n")
     sys.stdout.write("\n".join(figure.row() for figure in figures) + "\n")
-    if not names:
-        RESULTS.write_text(json.dumps([asdict(f) for f in figures], indent=2) + "\n")
-        importlib.import_module("tests.readme").write()
+    rows = {} if not names else {_key(row): row for row in json.loads(RESULTS.read_text())}
+    rows |= {_key(row): row for row in map(asdict, figures)}
+    RESULTS.write_text(json.dumps(list(rows.values()), indent=2) + "\n")
+    importlib.import_module("tests.readme").write()
     return 0
+
+
+def _key(row: dict[str, Any]) -> tuple[str, str]:
+    return row["what"], row["against"]
 
 
 if __name__ == "__main__":
