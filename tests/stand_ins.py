@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -38,9 +38,12 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 @contextmanager
-def stand_in(kind: str, *, on_request: Callable[[], None] = lambda: None) -> Iterator[str]:
-    """Serve one of `KINDS` on the loopback interface; yield its address."""
-    replies, over = KINDS[kind], threading.Event()
+def stand_in(
+    kind: str | Mapping[str, Any], *, on_request: Callable[[], None] = lambda: None
+) -> Iterator[str]:
+    """Serve one of `KINDS`, or other replies, on the loopback interface; yield its address."""
+    replies = KINDS[kind] if isinstance(kind, str) else kind
+    over = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *_: Any) -> None:

@@ -240,6 +240,16 @@ def test_standard_input_that_is_empty_says_how():
     )
 
 
+def test_a_terminal_is_not_waited_for(monkeypatch):
+    keyboard, terminal = os.openpty()
+    with os.fdopen(keyboard, "rb", buffering=0), os.fdopen(terminal) as stream:
+        monkeypatch.setattr("sys.stdin", stream)
+        assert refusal("-") == (
+            "the picture from standard input is missing: nothing is sent to it",
+            "Send a picture to standard input: `... - < xx.png`",
+        )
+
+
 # Finding pictures among words
 
 

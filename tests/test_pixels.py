@@ -381,6 +381,11 @@ REFUSED = {
     "broken-png": (png_header(8, 8) + NO_ZLIB, f"{DAMAGED} as PNG", AGAIN),
     "text-bomb": (png_header(8, 8) + TEXT_BOMB + BLACK, f"{DAMAGED} as PNG", AGAIN),
     "infinite": (row("F", 0.0, float("inf")), DAMAGED, AGAIN),
+    "long-row": (
+        b"P6 1000001 1 255\n" + bytes(3_000_003),
+        "needs too much memory to be decoded",
+        SMALLER,
+    ),
     "no-pixels": (Image.new("RGB", (0, 5)), "has no pixels: 0 x 5", "Pass another picture"),
 }
 

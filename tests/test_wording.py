@@ -75,6 +75,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     picture.save("whole.jpg")
     Path("cut.jpg").write_bytes(Path("whole.jpg").read_bytes()[:1200])
     Path("empty.png").touch()
+    os.mkfifo("pipe.png")
+    Path("text.ppm").write_bytes(b"P3 1200 1200 255\n" + b"0 " * (3 << 20))
+    jpeg = Path("whole.jpg").read_bytes()
+    Path("long.jpg").write_bytes(jpeg[:2] + b"\xff\xe1\0\x0aExif\0\0II" * 1001 + jpeg[2:])
     Path("text.png").write_text("This is not a picture.\n")
     Path("bomb.png").write_bytes(_bomb())
     Path("a folder").mkdir()
@@ -86,6 +90,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("cut.gguf").write_bytes(MODEL.read_bytes()[:-1000])
     Path("start.gguf").write_bytes(MODEL.read_bytes()[:1000])
     rewrite(MODEL, Path("wide.gguf"), {"llama.embedding_length": 512})
+    rewrite(MODEL, Path("foreign.gguf"), {"tokenizer.ggml.tokens": ["a", "b"]})
     rewrite(PROJECTOR, Path("bare.gguf"), {"clip.projector_type": None})
     Path("own.toml").write_text('[models.mine]\nrepro = "a/b"\n')
     return tmp_path
@@ -368,6 +373,30 @@ CASES = (
         daemon="seeing",
     ),
     Case(
+        "a picture that is a pipe",
+        ("ask", "-m", "x", "pipe.png", "Hi"),
+        "`pipe.png` is not a regular file",
+        "Send it to standard input: `... - < 'pipe.png'`",
+        1,
+        daemon="seeing",
+    ),
+    Case(
+        "pixels as text",
+        ("ask", "-m", "x", "text.ppm", "Hi"),
+        "`text.ppm` has its pixels as text, and more than the 4 MB of it that are read",
+        "Convert it to PNG or JPEG first",
+        1,
+        daemon="seeing",
+    ),
+    Case(
+        "a picture that is metadata",
+        ("ask", "-m", "x", "long.jpg", "Hi"),
+        "`long.jpg` has more metadata before its pixels than is read",
+        "Save it without metadata, or convert it to PNG",
+        1,
+        daemon="seeing",
+    ),
+    Case(
         "prompt is a picture",
         ("ask", "-m", "x", "good.png", "whole.jpg"),
         "the prompt is missing: `whole.jpg` is a picture",
@@ -408,6 +437,43 @@ CASES = (
         "`--model`, `--embedded` and `--server` exclude each other",
         "Give one of them",
         2,
+    ),
+    Case(
+        "names and all of them",
+        ("verify", "x", "--all"),
+        "names and `--all` exclude each other",
+        "Give one of them",
+        2,
+    ),
+    Case(
+        "model missing to verify",
+        ("verify", "x"),
+        "the daemon at {host} has no model `x`",
+        "`llava-ollama list` shows what is installed, `llava-ollama install` adds to it",
+        1,
+    ),
+    Case(
+        "model missing to repair",
+        ("repair", "x"),
+        "the daemon at {host} has no model `x`",
+        "`llava-ollama list` shows what is installed, `llava-ollama install` adds to it",
+        1,
+    ),
+    Case(
+        "no daemon to verify",
+        ("verify",),
+        "no Ollama daemon answers at {host}",
+        "Start it with `ollama serve`, or name another with `--host` or `OLLAMA_HOST`",
+        3,
+        daemon="nobody",
+    ),
+    Case(
+        "no daemon to repair",
+        ("repair", "x"),
+        "no Ollama daemon answers at {host}",
+        "Start it with `ollama serve`, or name another with `--host` or `OLLAMA_HOST`",
+        3,
+        daemon="nobody",
     ),
     Case(
         "GGUF missing",
@@ -466,6 +532,19 @@ CASES = (
             "`wide.gguf` takes 512"
         ),
         "Use the projector that was published with the model",
+        1,
+    ),
+    Case(
+        "not a Llama-3 model",
+        (
+            *("install", "--name", "x"),
+            *("--model-file", "foreign.gguf", "--mmproj-file", "projector.gguf"),
+        ),
+        (
+            "`foreign.gguf` is not a Llama-3 model: its vocabulary lacks `<|start_header_id|>` "
+            "and `<|eot_id|>`"
+        ),
+        "Give its chat template as a Go template with `--template FILE`",
         1,
     ),
     Case(
