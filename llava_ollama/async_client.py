@@ -12,6 +12,7 @@ from llava_ollama.chat import AsyncChat, async_user_turn
 from llava_ollama.client import DEFAULT_MODEL, DESCRIBE, patience
 from llava_ollama.engine.interface import Answer, AsyncEngine, Chunk
 from llava_ollama.extract import OPTIONS, Extracted, form_of
+from llava_ollama.images import Decode, Vision
 from llava_ollama.progress import SILENT, Reporter
 from llava_ollama.settings import Settings
 from llava_ollama.turns import Pictures
@@ -71,7 +72,7 @@ class AsyncLlava:
         engine = AsyncLlamaCppEngine(url, timeout=patience(timeout, settings), api_key=key)
         return cls(engine=engine, reporter=reporter)
 
-    async def ask(
+    async def ask(  # noqa: PLR0913 - keywords, each of them something a caller may know
         self,
         pictures: Pictures,
         prompt: str = DESCRIBE,
@@ -79,13 +80,14 @@ class AsyncLlava:
         system: str | None = None,
         options: Mapping[str, Any] | None = None,
         trusted: bool = False,
+        decode: Decode = "exact",
     ) -> Answer:
         """See `Llava.ask`."""
-        turn = await async_user_turn(self._engine, self._reporter, pictures, prompt)
+        turn = await async_user_turn(self._engine, self._reporter, pictures, prompt, decode=decode)
         request = turns.request_of([], turn, system, options, trusted=trusted)
         return await self._engine.answer(request)
 
-    async def stream(
+    async def stream(  # noqa: PLR0913 - keywords, each of them something a caller may know
         self,
         pictures: Pictures,
         prompt: str = DESCRIBE,
@@ -93,9 +95,10 @@ class AsyncLlava:
         system: str | None = None,
         options: Mapping[str, Any] | None = None,
         trusted: bool = False,
+        decode: Decode = "exact",
     ) -> AsyncGenerator[Chunk]:
         """See `Llava.stream`."""
-        turn = await async_user_turn(self._engine, self._reporter, pictures, prompt)
+        turn = await async_user_turn(self._engine, self._reporter, pictures, prompt, decode=decode)
         request = turns.request_of([], turn, system, options, trusted=trusted)
         # Without `aclosing` the work would go on until the garbage collector finds the rest.
         async with aclosing(self._engine.stream(request)) as chunks:
@@ -147,11 +150,21 @@ class AsyncLlava:
         system: str | None = None,
         options: Mapping[str, Any] | None = None,
         trusted: bool = False,
+        decode: Decode = "exact",
     ) -> AsyncChat:
         """See `Llava.chat`."""
         return AsyncChat(
-            self._engine, self._reporter, system=system, options=options, trusted=trusted
+            self._engine,
+            self._reporter,
+            system=system,
+            options=options,
+            trusted=trusted,
+            decode=decode,
         )
+
+    async def vision(self) -> Vision:
+        """See `Llava.vision`."""
+        return Vision(await self._engine.image_size())
 
     async def close(self) -> None:
         """See `Llava.close`."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from llava_ollama import turns
 from llava_ollama.engine.interface import Answer, AsyncEngine, Chunk, Engine, Message, Request
+from llava_ollama.images import Decode, Vision
 from llava_ollama.progress import SILENT, Reporter
 from llava_ollama.turns import Pictures
 
@@ -16,7 +17,7 @@ from llava_ollama.turns import Pictures
 class Chat:
     """A conversation; a question that fails is not kept."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - keywords, each of them something a caller may know
         self,
         engine: Engine,
         reporter: Reporter = SILENT,
@@ -24,12 +25,14 @@ class Chat:
         system: str | None = None,
         options: Mapping[str, Any] | None = None,
         trusted: bool = False,
+        decode: Decode = "exact",
     ) -> None:
         self._engine = engine
         self._reporter = reporter
         self._system = system
         self._options = options
         self._trusted = trusted
+        self._decode = decode
         self.turns: list[Message] = []
         """The user's and the assistant's turns so far."""
 
@@ -40,7 +43,7 @@ class Chat:
 
     def stream(self, prompt: str, pictures: Pictures = None) -> Generator[Chunk]:
         """Ask the next question and yield the answer as it is made."""
-        turn = user_turn(self._engine, self._reporter, pictures, prompt)
+        turn = user_turn(self._engine, self._reporter, pictures, prompt, decode=self._decode)
         request = self._request(turn)
         with closing(self._engine.stream(request)) as chunks:
             for chunk in chunks:
@@ -57,7 +60,7 @@ class Chat:
 class AsyncChat:
     """The same as `Chat`, for asyncio."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - keywords, each of them something a caller may know
         self,
         engine: AsyncEngine,
         reporter: Reporter = SILENT,
@@ -65,12 +68,14 @@ class AsyncChat:
         system: str | None = None,
         options: Mapping[str, Any] | None = None,
         trusted: bool = False,
+        decode: Decode = "exact",
     ) -> None:
         self._engine = engine
         self._reporter = reporter
         self._system = system
         self._options = options
         self._trusted = trusted
+        self._decode = decode
         self.turns: list[Message] = []
 
     async def ask(self, prompt: str, pictures: Pictures = None) -> Answer:
@@ -82,7 +87,9 @@ class AsyncChat:
 
     async def stream(self, prompt: str, pictures: Pictures = None) -> AsyncGenerator[Chunk]:
         """See `Chat.stream`."""
-        turn = await async_user_turn(self._engine, self._reporter, pictures, prompt)
+        turn = await async_user_turn(
+            self._engine, self._reporter, pictures, prompt, decode=self._decode
+        )
         request = self._request(turn)
         async with aclosing(self._engine.stream(request)) as chunks:
             async for chunk in chunks:
@@ -96,23 +103,39 @@ class AsyncChat:
         )
 
 
-def user_turn(engine: Engine, reporter: Reporter, pictures: Pictures, prompt: str) -> Message:
+def user_turn(
+    engine: Engine,
+    reporter: Reporter,
+    pictures: Pictures,
+    prompt: str,
+    *,
+    decode: Decode = "exact",
+) -> Message:
     """Return the user's turn; a model without vision is refused before a picture is read."""
     sources = turns.sources_of(pictures, prompt)
-    side = engine.image_size() if sources else 0
-    turn = turns.prepared(sources, prompt, side)
+    if not sources:
+        return Message("user", prompt)
+    vision = Vision(engine.image_size())
+    turn = turns.prepared(sources, prompt, vision, decode)
     turns.tell(reporter, sources, turn)
     return turn
 
 
 async def async_user_turn(
-    engine: AsyncEngine, reporter: Reporter, pictures: Pictures, prompt: str
+    engine: AsyncEngine,
+    reporter: Reporter,
+    pictures: Pictures,
+    prompt: str,
+    *,
+    decode: Decode = "exact",
 ) -> Message:
     """See `user_turn`."""
     sources = turns.sources_of(pictures, prompt)
-    side = await engine.image_size() if sources else 0
+    if not sources:
+        return Message("user", prompt)
+    vision = Vision(await engine.image_size())
     # Decoding a large picture takes a tenth of a second: other tasks go on meanwhile.
-    turn = await asyncio.to_thread(turns.prepared, sources, prompt, side)
+    turn = await asyncio.to_thread(turns.prepared, sources, prompt, vision, decode)
     turns.tell(reporter, sources, turn)
     return turn
 

@@ -19,6 +19,7 @@ from llava_ollama.chat import Chat, user_turn
 from llava_ollama.engine.interface import Answer, Chunk, Engine
 from llava_ollama.errors import UsageProblem
 from llava_ollama.extract import OPTIONS, Extracted, form_of
+from llava_ollama.images import Decode, Vision
 from llava_ollama.progress import SILENT, Reporter
 from llava_ollama.settings import Settings
 from llava_ollama.turns import Pictures
@@ -97,7 +98,7 @@ class Llava:
         engine = LlamaCppEngine(url, timeout=patience(timeout, settings), api_key=key)
         return cls(engine=engine, reporter=reporter)
 
-    def ask(
+    def ask(  # noqa: PLR0913 - keywords, each of them something a caller may know
         self,
         pictures: Pictures,
         prompt: str = DESCRIBE,
@@ -105,25 +106,27 @@ class Llava:
         system: str | None = None,
         options: Mapping[str, Any] | None = None,
         trusted: bool = False,
+        decode: Decode = "exact",
     ) -> Answer:
         """Ask one question about one or more pictures.
 
-        A picture is a path, bytes, a file object, a PIL image, or `-` for standard input. It is
-        decoded here, turned upright and made RGB before it is sent; one that `images.prepare`
-        made goes out as it is. `options` are Ollama's model options: `temperature`, `seed`,
-        `num_predict`, ... What would act in `prompt` and `system`, such as `<|eot_id|>`, is made
-        inert (`llava_ollama.untrusted`) unless the text is `trusted`.
+        A picture is a path, bytes, a file object, a PIL image, a numpy array, a `data:` URI, or
+        `-` for standard input. It is decoded here and sent as the model was trained to see it, or
+        as `decode` says (`images.prepare`); one that `images.prepare` made goes out as it is.
+        `options` are Ollama's model options: `temperature`, `seed`, `num_predict`, ... What would
+        act in `prompt` and `system`, such as `<|eot_id|>`, is made inert
+        (`llava_ollama.untrusted`) unless the text is `trusted`.
 
         Raises:
             ImageError: a picture cannot be read.
             UsageProblem: the model has no vision, or an option is unknown.
             LlavaOllamaError: see `llava_ollama.errors` for all that can go wrong at the daemon.
         """
-        turn = user_turn(self._engine, self._reporter, pictures, prompt)
+        turn = user_turn(self._engine, self._reporter, pictures, prompt, decode=decode)
         request = turns.request_of([], turn, system, options, trusted=trusted)
         return self._engine.answer(request)
 
-    def stream(
+    def stream(  # noqa: PLR0913 - keywords, each of them something a caller may know
         self,
         pictures: Pictures,
         prompt: str = DESCRIBE,
@@ -131,12 +134,13 @@ class Llava:
         system: str | None = None,
         options: Mapping[str, Any] | None = None,
         trusted: bool = False,
+        decode: Decode = "exact",
     ) -> Generator[Chunk]:
         """Ask as `ask` does, and yield the answer as it is made.
 
         Closing the iterator stops the model's work. The last chunk carries the whole `Answer`.
         """
-        turn = user_turn(self._engine, self._reporter, pictures, prompt)
+        turn = user_turn(self._engine, self._reporter, pictures, prompt, decode=decode)
         request = turns.request_of([], turn, system, options, trusted=trusted)
         yield from self._engine.stream(request)
 
@@ -196,9 +200,25 @@ class Llava:
         system: str | None = None,
         options: Mapping[str, Any] | None = None,
         trusted: bool = False,
+        decode: Decode = "exact",
     ) -> Chat:
         """Begin a conversation that keeps its turns."""
-        return Chat(self._engine, self._reporter, system=system, options=options, trusted=trusted)
+        return Chat(
+            self._engine,
+            self._reporter,
+            system=system,
+            options=options,
+            trusted=trusted,
+            decode=decode,
+        )
+
+    def vision(self) -> Vision:
+        """Return what the model sees, for `images.prepare`.
+
+        Raises:
+            UsageProblem: the model has no vision.
+        """
+        return Vision(self._engine.image_size())
 
     def close(self) -> None:
         """Release connections, and the model where it lives in this process."""

@@ -1,7 +1,7 @@
-"""From a picture file's bytes to an upright RGB picture in a PNG file, or a clear refusal.
+"""From a picture file's bytes, or a PIL image, to the PNG file that is sent, or a clear refusal.
 
-Pillow's one owner. It reads only the formats named here, each by its own reader; what it raises
-and warns of stays inside.
+It reads only the formats named in `signatures`, each by its own reader; what Pillow raises and
+warns of stays inside.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
-import math
-import re
 import struct
 import threading
 import warnings
-import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
-from llava_ollama.errors import ImageError
+from llava_ollama import colours, square
+from llava_ollama.colours import DAMAGE
+from llava_ollama.errors import ImageError, UsageProblem
+from llava_ollama.square import Vision
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,74 +41,82 @@ _SPARE = 65_536  # bytes that a file sent as it is may have beyond 4 a pixel
 # EXIF orientations other than upright: which `Image.Transpose` undoes each.
 _TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 
-# Only these formats are parsed: the fewer parsers, the fewer ways in.
-READABLE = (
-    ("PNG", rb"\x89PNG\r\n\x1a\n"),
-    ("JPEG", rb"\xff\xd8\xff"),
-    ("GIF", rb"GIF8[79]a"),
-    ("WebP", rb"RIFF....WEBP"),
-    ("TIFF", rb"II[*+]\0|MM\0[*+]"),
-    ("BMP", rb"BM.{12}[\x0c(4@8l|]\0\0\0"),  # the size of a header that exists
-    ("PPM", rb"P[1-6]\s+(#[^\n]*\n\s*)*\d"),
-)
-# What Pillow's readers are known to raise on hostile files, `MemoryError` aside.
-_DAMAGE = (
-    *(OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, EOFError),
-    *(ArithmeticError, AssertionError, RuntimeError, struct.error, zlib.error),
-)
-
 # One picture at a time: a large one's memory is then taken once, and the filter on Pillow's
 # warnings, which Python keeps per process, is put back in the right order.
 _ONE_AT_A_TIME = threading.Lock()
 
+Decode = Literal["exact", "fast", "native"]
+"""How a picture is decoded: to the pixels of training, from a JPEG's reduced scale where that is
+enough, or only as far as the engine needs it, which then pads and resizes it by itself."""
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """For which eyes a picture is prepared, and how.
+
+    Raises:
+        UsageProblem: there is no such `decode`.
+    """
+
+    vision: Vision
+    decode: Decode = "exact"
+    as_trained: bool = False
+
+    def __post_init__(self) -> None:
+        if self.decode not in get_args(Decode):
+            raise UsageProblem(
+                f"`{self.decode}` is no way to decode a picture",
+                hint=f"Ways are {', '.join(get_args(Decode))}",
+            )
+
+    @property
+    def most(self) -> int:
+        """The longest side, in pixels, of what an engine gets from `native` and `fast` decodes."""
+        return 2 * self.vision.image_size
+
 
 @dataclass(frozen=True)
 class PreparedPicture:
-    """A whole PNG file, RGB and upright, its size in pixels, and what was done to it."""
+    """A whole PNG file, RGB and upright, its size in pixels, and what was done to it.
+
+    `steps` are all that was done, `notes` those that a person may not expect.
+    """
 
     data: bytes
     width: int
     height: int
     notes: tuple[str, ...] = ()
+    steps: tuple[str, ...] = ()
 
 
-def match(table: tuple[tuple[str, bytes], ...], data: bytes) -> str | None:
-    """Return the first kind in `table` as which `data` begins."""
-    head = data[:512]
-    return next((name for name, start in table if re.match(start, head, re.DOTALL)), None)
+def from_file(kind: str, data: bytes, name: str, how: Preparation) -> PreparedPicture:
+    """Return the picture in the file `data` of this `kind`, as `how` says.
 
-
-def from_file(data: bytes, name: str, longest: int) -> PreparedPicture:
-    """Return the picture in the file `data`, no side over `longest` pixels.
-
-    A small PNG file that every decoder reads alike keeps its bytes.
+    A PNG file that has the right size, and that every decoder reads alike, keeps its bytes.
 
     Raises:
         ImageError: it is no picture, damaged, or too large; `name` stands for it in the message.
     """
-    kind = match(READABLE, data) or ""
     with _decoding(name, kind):
-        if not kind:
-            raise ValueError("no signature")
         image = _open(kind, data)
         _check_size(image, name)
         # Not a JPEG: of 336 mutated ones that Pillow accepts, llama.cpp's decoder refused 36, and
         # bytes that it cannot decode kill the runner of Ollama 0.24.
-        if kind == "PNG" and max(image.size) <= longest and _is_plain(image, data):
+        if kind == "PNG" and _is_right(image.size, how) and _is_plain(image, data):
             image.load()
             if _orientation(image) not in _TURNS:
                 return PreparedPicture(data, *image.size)
-        return _remade(image, name, longest, data)
+        return _remade(image, name, how, data)
 
 
-def from_image(image: Image.Image, name: str, longest: int) -> PreparedPicture:
+def from_image(image: Image.Image, name: str, how: Preparation) -> PreparedPicture:
     """Return a PIL image as `from_file` returns a file; the image stays as it was.
 
     Raises:
         ImageError: it cannot be decoded, has no pixels or too many.
     """
     with _decoding(name, ""):
-        return _remade(image, name, longest)
+        return _remade(image, name, how)
 
 
 # Decoding
@@ -125,7 +133,7 @@ def _decoding(name: str, kind: str) -> Iterator[None]:
             yield
     except (MemoryError, Image.DecompressionBombError) as exc:
         raise ImageError(f"{name} needs too much memory to be decoded", hint=_SMALLER) from exc
-    except _DAMAGE as exc:
+    except DAMAGE as exc:
         if "truncated" in str(exc).lower():
             raise ImageError(f"{name} is cut off: it ends too early", hint=_AGAIN) from exc
         as_kind = f" as {kind}" if kind else ""
@@ -171,6 +179,12 @@ def _cost(image: Image.Image) -> int:
     return later + (5 if image.mode in {"RGB", "L", "1", "P"} else 8)
 
 
+def _is_right(size: tuple[int, int], how: Preparation) -> bool:
+    if how.decode == "native":
+        return max(size) <= how.most
+    return size == (how.vision.image_size, how.vision.image_size)
+
+
 def _is_plain(image: Image.Image, data: bytes) -> bool:
     """Return whether a PNG can be sent as it is, if upright: 8-bit RGB, one frame, no alpha."""
     usual = len(data) <= image.width * image.height * 4 + _SPARE
@@ -198,32 +212,56 @@ def _has_plain_chunks(data: bytes) -> bool:
 # Mending
 
 
-def _remade(image: Image.Image, name: str, longest: int, data: bytes = b"") -> PreparedPicture:
-    """Decode `image` and write it anew: upright, RGB, no side over `longest`."""
-    from PIL import Image
-
+def _remade(image: Image.Image, name: str, how: Preparation, data: bytes = b"") -> PreparedPicture:
+    """Decode `image` and write it anew: upright, RGB, and as large as `how` says."""
     _check_size(image, name)
     notes = [*_frame_note(image, data)]
     turned = getattr(image, "tag_v2", {}).get(0x0112) in _TURNS  # and a TIFF's reader turns it
+    reduced = [*_reduced(image, how)] if how.decode == "fast" else []
     image.load()
-    turn = _TURNS.get(cast("int", _orientation(image)))
+    turn = None if how.as_trained else _TURNS.get(cast("int", _orientation(image)))
     if turned or turn is not None:
         notes.append("turned by its EXIF orientation")
-    pixels = _rgb(image)
-    scale = longest / max(pixels.size)
+    pixels, changes = (colours.as_trained(image), []) if how.as_trained else colours.rgb(image)
+    if how.decode == "native":
+        final, sized = _bounded(pixels, turn, how.most)
+    else:
+        final, sized = square.seen(pixels, turn, how.vision, name)
+    steps = (*notes, *reduced, *changes, *sized)
+    return PreparedPicture(_png(final), *final.size, notes=tuple(notes), steps=steps)
+
+
+def _reduced(image: Image.Image, how: Preparation) -> Iterator[str]:
+    """Have a JPEG decoded at a half, a quarter or an eighth of its size, where that is enough."""
+    times = max(image.size) // how.most
+    if image.format != "JPEG" or times <= 1:
+        return
+    before = image.size
+    image.draft("", (max(1, before[0] // times), max(1, before[1] // times)))
+    if image.size != before:
+        yield f"decoded at {image.width} x {image.height} of {before[0]} x {before[1]} pixels"
+
+
+def _bounded(image: Image.Image, turn: int | None, longest: int) -> tuple[Image.Image, list[str]]:
+    """Return `image` upright, shrunk where a side is over `longest`."""
+    from PIL import Image
+
+    done = []
+    scale = longest / max(image.size)
     if scale < 1:
-        width, height = (max(1, round(side * scale)) for side in pixels.size)
-        pixels = pixels.resize((width, height), Image.Resampling.BICUBIC)
+        width, height = (max(1, round(side * scale)) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+        done.append(f"shrunk to {longest} pixels at its longest side")
     if turn is not None:  # now that it is small
-        pixels = pixels.transpose(Image.Transpose(turn))
-    return PreparedPicture(_png(pixels), *pixels.size, notes=tuple(notes))
+        image = image.transpose(Image.Transpose(turn))
+    return image, done
 
 
 def _orientation(image: Image.Image) -> object:
     """Return what EXIF says of a loaded picture; broken EXIF does not cost whole pixels."""
     try:
         return image.getexif().get(0x0112)
-    except _DAMAGE:
+    except DAMAGE:
         return None
 
 
@@ -241,71 +279,6 @@ def _frame_note(image: Image.Image, data: bytes) -> Iterator[str]:
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
         yield f"frame {shown + 1} of {frames}" if shown else f"first of {frames} frames"
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """Return `image` in RGB, on white where it is transparent."""
-    from PIL import Image
-
-    if image.mode == "F" or image.mode.startswith("I"):
-        image = _eight_bits(image)
-    if image.mode == "CMYK":
-        return _from_cmyk(image)
-    if not image.has_transparency_data:
-        return image if image.mode == "RGB" else image.convert("RGB")
-    if image.mode == "La":  # one step at a time is all that Pillow knows
-        image = image.convert("LA")
-    colours = image.convert("RGBA")
-    white = Image.new("RGB", image.size, "white")
-    white.paste(colours, mask=colours)
-    return white
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Scale greys of 16 bits, 32 bits or floats to 8; Pillow's own conversion cuts them off."""
-    from PIL import ImageChops
-
-    grey = image if image.mode == "F" else image.convert("I").convert("F")
-    low, high = cast("tuple[float, float]", grey.getextrema())
-    if not math.isfinite(low + high):
-        raise ValueError(f"grey values from {low} to {high}")
-    if image.mode.startswith("I;16") or image.format in {"PNG", "PPM"}:
-        usual = [65535]
-    else:  # nothing says what white is: the smallest usual value that none exceeds
-        usual = [1, 255] if image.mode == "F" else [255, 65535]
-    top = high if low < 0 else next((limit for limit in usual if high <= limit), high)
-    low = min(low, 0)
-    scale = 255 / ((top - low) or 1)
-    scaled = grey.point(lambda v: v * scale + (0.5 - low * scale)).convert("L")
-    clear = scaled.info.pop("transparency", None)
-    if isinstance(clear, int):  # the one grey that is transparent
-        above, below = (
-            grey.point(lambda v, s=s: v * s - clear * s).convert("L") for s in (255, -255)
-        )
-        scaled.putalpha(ImageChops.lighter(above, below))
-    return scaled
-
-
-def _from_cmyk(image: Image.Image) -> Image.Image:
-    from PIL import ImageCms
-
-    if profile := image.info.get("icc_profile"):
-        # A profile that is broken or of another colour space: as good as none. So is a Pillow
-        # without Little CMS.
-        with contextlib.suppress(*_DAMAGE, ImageCms.PyCMSError, ImportError):
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            target = ImageCms.createProfile("sRGB")
-            converted = ImageCms.profileToProfile(
-                image,
-                source,
-                target,
-                renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
-                outputMode="RGB",
-                flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
-            )
-            if converted is not None:
-                return converted
-    return image.convert("RGB")
 
 
 def _png(image: Image.Image) -> bytes:

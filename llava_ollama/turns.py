@@ -9,7 +9,7 @@ from typing import Any, TypeAlias, cast
 from llava_ollama import images
 from llava_ollama.engine.interface import Message, Request
 from llava_ollama.errors import UsageProblem
-from llava_ollama.images import PreparedPicture, Source
+from llava_ollama.images import Decode, PreparedPicture, Source, Vision, is_one
 from llava_ollama.progress import Reporter
 
 Picture: TypeAlias = "Source | PreparedPicture"
@@ -28,31 +28,32 @@ def sources_of(pictures: Pictures, prompt: str) -> list[Picture]:
     sources: list[Picture]
     if pictures is None:
         sources = []
-    elif isinstance(pictures, PreparedPicture | str | bytes | bytearray | memoryview | os.PathLike):
-        sources = [pictures]
-    # PIL images and files are iterable or not, by their kind; they are one picture either way.
-    elif hasattr(pictures, "read") or hasattr(pictures, "getbbox"):
-        sources = [cast("Source", pictures)]
+    elif isinstance(pictures, PreparedPicture) or is_one(pictures):
+        sources = [cast("Picture", pictures)]
     elif isinstance(pictures, Iterable):
-        sources = list(pictures)
+        sources = list(cast("Iterable[Picture]", pictures))
     else:
         raise UsageProblem(
             f"`{type(pictures).__name__}` is not a picture",
-            hint="Give a path, bytes, a file object or a PIL image, or a list of them",
+            hint="Give a path, bytes, a file object, an image or an array, or a list of them",
         )
     if not sources and not prompt.strip():
         raise UsageProblem("there is neither a picture nor a question", hint="Give a prompt")
     return sources
 
 
-def prepared(sources: list[Picture], prompt: str, side: int) -> Message:
-    """Return the user's turn, its pictures as a model sees them whose square has `side` pixels.
+def prepared(
+    sources: list[Picture], prompt: str, vision: Vision, decode: Decode = "exact"
+) -> Message:
+    """Return the user's turn, its pictures as a model of this `vision` sees them.
 
     Raises:
         ImageError: a picture cannot be read.
     """
     pictures = (
-        source if isinstance(source, PreparedPicture) else images.prepare(source, side)
+        source
+        if isinstance(source, PreparedPicture)
+        else images.prepare(source, vision, decode=decode)
         for source in sources
     )
     return Message("user", prompt, tuple(pictures))
@@ -62,10 +63,14 @@ def tell(reporter: Reporter, sources: list[Picture], turn: Message) -> None:
     """Pass on what was noted while the pictures of `turn` were prepared."""
     for number, (source, picture) in enumerate(zip(sources, turn.pictures, strict=True), 1):
         name = f"picture {number}"
-        if isinstance(source, str | os.PathLike) and source != "-":
+        if isinstance(source, str | os.PathLike) and not _is_nameless(os.fspath(source)):
             name = f"`{os.fspath(source)}`"
         for note in picture.notes:
             reporter.note(f"{name}: {note}")
+
+
+def _is_nameless(source: str) -> bool:
+    return source == "-" or source[:5].lower() == "data:"
 
 
 def request_of(

@@ -472,7 +472,7 @@ def test_render_keeps_symlinks_and_pipes(desk: Path):
     assert os.read(reader, 1 << 16).decode() == call("render").stdout
     os.close(reader)
     assert (desk / "pipe").is_fifo()
-    assert not list(desk.glob(".render-*"))
+    assert not list(desk.glob(".llava-ollama-*"))
 
 
 def test_the_demo_keeps_a_file_of_the_same_name(desk: Path):

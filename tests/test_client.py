@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import inspect
 import io
 import json
@@ -17,6 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -37,7 +39,7 @@ from llava_ollama.errors import (
     RunnerCrashed,
     UsageProblem,
 )
-from llava_ollama.images import prepare
+from llava_ollama.images import Vision, prepare
 from llava_ollama.progress import Reporter
 from llava_ollama.turns import request_of
 from tests.modes import MODES, answer
@@ -201,6 +203,8 @@ SOURCES: dict[str, Callable[[Path], Any]] = {
     "open file": lambda path: path.open("rb"),
     "PIL image": lambda _: red(),
     "PIL image from a file": Image.open,
+    "array": lambda _: np.asarray(red()),
+    "data URI": lambda path: f"data:;base64,{base64.b64encode(path.read_bytes()).decode()}",
     "prepared": lambda path: prepare(path, 112),
 }
 
@@ -208,12 +212,12 @@ SOURCES: dict[str, Callable[[Path], Any]] = {
 def pixels(request: Request) -> list[Any]:
     pictures = request.messages[-1].pictures
     return [
-        (image.mode, image.size, image.getpixel((5, 5)))
+        (image.mode, image.size, image.getpixel((image.width // 2, image.height // 2)))
         for image in (Image.open(io.BytesIO(p.data)) for p in pictures)
     ]
 
 
-ONE = [("RGB", (60, 40), (220, 30, 30))]
+ONE = [("RGB", (112, 112), (220, 30, 30))]
 
 
 @pytest.mark.parametrize("kind", SOURCES)
@@ -245,8 +249,41 @@ def test_several_pictures_keep_their_order(path):
     for pictures in (several, tuple(several), iter(several)):
         Llava(engine=engine).ask(pictures)
         seen = [(size, colour) for _, size, colour in pixels(engine.requests[-1])]
-        red_one = ((60, 40), (220, 30, 30))
-        assert seen == [red_one, ((50, 50), (0, 0, 255)), red_one]
+        red_one = ((112, 112), (220, 30, 30))
+        assert seen == [red_one, ((112, 112), (0, 0, 255)), red_one]
+
+
+@pytest.mark.parametrize("kind", ["ask", "stream", "chat", "async ask", "async stream"])
+def test_the_engine_may_be_left_to_pad(kind, path):
+    engine = Recorder() if "async" not in kind else AsyncRecorder()
+    asked(kind, engine, path)
+    requests = engine.requests if isinstance(engine, Recorder) else engine.inner.requests
+    assert pixels(requests[-1]) == [("RGB", (60, 40), (220, 30, 30))]
+
+
+def asked(kind: str, engine: Any, path: Path) -> None:
+    async def later() -> None:
+        llava = AsyncLlava(engine=engine)
+        if kind == "async ask":
+            await llava.ask(path, decode="native")
+        else:
+            _ = [chunk async for chunk in llava.stream(path, decode="native")]
+
+    if kind.startswith("async"):
+        asyncio.run(later())
+        return
+    llava = Llava(engine=engine)
+    if kind == "ask":
+        llava.ask(path, decode="native")
+    elif kind == "stream":
+        _ = [*llava.stream(path, decode="native")]
+    else:
+        llava.chat(decode="native").ask("What?", path)
+
+
+def test_what_the_model_sees_can_be_asked_for():
+    assert Llava(engine=Recorder()).vision() == Vision(112)
+    assert asyncio.run(AsyncLlava(engine=AsyncRecorder()).vision()) == Vision(112)
 
 
 def test_without_a_picture_there_is_a_question_still():

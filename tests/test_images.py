@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from llava_ollama import images
-from llava_ollama.errors import ImageError
-from llava_ollama.images import looks_like_picture, prepare
+from llava_ollama.errors import ImageError, UsageProblem
+from llava_ollama.images import Vision, looks_like_picture, prepare
 from llava_ollama.tiny.shapes import Shape, draw
 
 SIDE = 112
-DRAWN = draw(Shape("red", "star", "grey"), width=112, height=80)
+DRAWN = draw(Shape("red", "star", "grey"), width=112, height=112)
 
 
 def encoded(kind):
@@ -55,11 +57,108 @@ def test_the_source_may_be_anything(path):
     assert Image.open(io.BytesIO(prepared.data)).tobytes() == DRAWN.tobytes()
 
 
-def test_a_picture_over_twice_what_the_model_sees_is_shrunk():
-    assert prepare(PNG, 56).data == PNG
-    for source in (PNG, DRAWN):
-        prepared = prepare(source, 28)
-        assert (prepared.width, prepared.height) == (56, 40)
+def test_a_data_uri_is_a_picture_whatever_it_claims_to_be():
+    body = base64.b64encode(PNG).decode()
+    quoted = body.replace("+", "%2B").replace("/", "%2f").replace("=", "%3D")
+    for uri in (f"data:image/png;base64,{body}", f"DATA:;BASE64,{body}", f"data:;base64,{quoted}"):
+        assert prepare(uri, SIDE).data == PNG
+
+
+def test_the_model_is_told_by_what_it_sees_or_by_the_side_of_its_square():
+    assert prepare(PNG, Vision(SIDE)) == prepare(PNG, SIDE)
+    wide = Image.new("RGB", (20, 10))
+    corner = [
+        Image.open(io.BytesIO(prepare(wide, vision).data)).getpixel((0, 0))
+        for vision in (Vision(20), Vision(20, image_mean=(0.5, 0.5, 0.5)))
+    ]
+    assert corner == [(122, 116, 104), (127, 127, 127)]
+
+
+@pytest.mark.parametrize("side", [0, -1, 4097, 10**30])
+def test_no_model_sees_such_a_square(side):
+    with pytest.raises(UsageProblem, match=f"cannot see a square of `{side}` pixels"):
+        prepare(PNG, side)
+
+
+def test_a_way_to_decode_is_one_of_three():
+    with pytest.raises(UsageProblem) as refused:
+        prepare(PNG, SIDE, decode="quick")  # type: ignore[arg-type] # on purpose
+    assert str(refused.value) == "`quick` is no way to decode a picture"
+    assert refused.value.hint == "Ways are exact, fast, native"
+
+
+# Arrays
+
+HIGH = np.arange(3 * 40 * 30, dtype=np.uint8).reshape(40, 30, 3)
+ALPHA = np.dstack([HIGH, np.full((40, 30), 128, np.uint8)])
+ARRAYS = {
+    "colours": (HIGH, HIGH),
+    "grey": (HIGH[:, :, 0], HIGH[:, :, 0]),
+    "alpha": (ALPHA, ALPHA),
+    "16 bits": (HIGH.astype(np.uint16) * 257, HIGH),
+    "16 bits, other end": (HIGH.astype(">u2") * 257, HIGH),
+    "floats": (HIGH / 255, HIGH),
+    "half floats": ((HIGH / 255).astype(np.float16), HIGH),
+    "turned": (HIGH[::-1, ::2], np.ascontiguousarray(HIGH[::-1, ::2])),
+    "read-only": (np.broadcast_to(HIGH[0], HIGH.shape), np.tile(HIGH[:1], (40, 1, 1))),
+}
+
+
+@pytest.mark.parametrize(("array", "bytewise"), ARRAYS.values(), ids=ARRAYS)
+def test_an_array_is_a_picture(array, bytewise):
+    assert prepare(array, SIDE).data == prepare(Image.fromarray(bytewise), SIDE).data
+
+
+def test_a_large_array_is_scaled_in_parts():
+    deep = np.random.default_rng(1).integers(0, 65536, (2100, 2100), np.uint16)
+    bytewise = np.round(deep / 257).astype(np.uint8)
+    assert prepare(deep, SIDE).data == prepare(Image.fromarray(bytewise), SIDE).data
+
+
+SHAPES = "Pass H x W, H x W x 3 or H x W x 4 numbers"
+TYPES = "Pass uint8, uint16, or floats from 0 to 1"
+RANGE = "Floats are from 0 to 1: divide by the largest possible value"
+NO_ARRAYS = {
+    "flat": (np.zeros(9, np.uint8), "a numpy array of the shape `(9,)` is not a picture", SHAPES),
+    "batch": (
+        np.zeros((1, 9, 9, 3), np.uint8),
+        "a numpy array of the shape `(1, 9, 9, 3)` is not a picture",
+        SHAPES,
+    ),
+    "channels first": (
+        np.zeros((3, 9, 9), np.uint8),
+        "a numpy array of the shape `(3, 9, 9)` is not a picture",
+        SHAPES,
+    ),
+    "signed": (np.zeros((9, 9), np.int64), "a numpy array of `int64` is not a picture", TYPES),
+    "truth": (np.zeros((9, 9), bool), "a numpy array of `bool` is not a picture", TYPES),
+    "objects": (np.zeros((9, 9), object), "a numpy array of `object` is not a picture", TYPES),
+    "to 255": (
+        np.full((9, 9), 255.0),
+        "the numpy array has values from `255` to `255`",
+        RANGE,
+    ),
+    "nan": (
+        np.full((9, 9), np.nan, np.float32),
+        "the numpy array has values from `nan` to `nan`",
+        RANGE,
+    ),
+    "empty": (
+        np.zeros((0, 9), np.uint8),
+        "the numpy array has 9 x 0 pixels",
+        "Pass one with 1 to 400 million",
+    ),
+    "huge": (
+        np.broadcast_to(np.uint8(0), (1 << 20, 1 << 20, 3)),
+        "the numpy array has 1048576 x 1048576 pixels",
+        "Pass one with 1 to 133 million",
+    ),
+}
+
+
+@pytest.mark.parametrize(("array", "message", "hint"), NO_ARRAYS.values(), ids=NO_ARRAYS)
+def test_other_arrays_are_refused(array, message, hint):
+    assert refusal(array) == (message, hint)
 
 
 def from_standard_input(data):
@@ -124,9 +223,24 @@ def test_usual_metadata_is_read():
             "Fetch it first and pass the bytes",
         ),
         (
-            f"data:image/png;base64,{'A' * 999}",
-            f"`data:image/png;base64,{'A' * 75}...` is an address, not a file",
-            "Fetch it first and pass the bytes",
+            "data:image/png,AAAA",
+            "the picture in the data URI is not written in base64",
+            "Write it as `data:image/png;base64,...`",
+        ),
+        (
+            "data:image/png;base64,AAA*",
+            "the picture in the data URI is damaged: its base64 cannot be decoded",
+            "Copy it again, to its last character",
+        ),
+        (
+            "data:image/png;base64,",
+            "the picture in the data URI is empty: 0 bytes",
+            "Copy or download it again",
+        ),
+        (
+            f"data:image/png;base64,{base64.b64encode(PNG[:-300]).decode()}",
+            "the picture in the data URI is cut off: it ends too early",
+            "Copy or download it again",
         ),
         ("a\0b.png", "'a\\x00b.png' cannot be a path: embedded null byte", "Check the path"),
         (
@@ -137,7 +251,7 @@ def test_usual_metadata_is_read():
         (
             7,
             "a `int` is not a picture",
-            "Pass a path, bytes, a binary file object or a PIL image",
+            "Pass a path, bytes, a binary file object, a PIL image or a numpy array",
         ),
         (
             b"",
@@ -155,7 +269,20 @@ def test_usual_metadata_is_read():
             'Open the file in binary mode: "rb"',
         ),
     ],
-    ids=["absent", "url", "data", "nul", "long", "int", "bytes", "end", "text"],
+    ids=[
+        "absent",
+        "url",
+        "text-uri",
+        "base64",
+        "void",
+        "cut-uri",
+        "nul",
+        "long",
+        "int",
+        "bytes",
+        "end",
+        "text",
+    ],
 )
 def test_sources_that_give_no_picture(source, message, hint):
     assert refusal(source) == (message, hint)
@@ -292,7 +419,7 @@ def test_what_is_no_file_does_not_look_like_a_picture(tmp_path):
 
 
 def test_importing_it_imports_no_pillow():
-    code = "import sys, llava_ollama.images; sys.exit('PIL' in sys.modules)"
+    code = "import sys, llava_ollama.images; sys.exit({'PIL', 'numpy'} & {*sys.modules} != set())"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     assert images.MAX_PIXELS == 200_000_000
 

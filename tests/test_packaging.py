@@ -18,13 +18,13 @@ from llava_ollama import __version__
 ROOT = Path(__file__).parent.parent
 STEM = f"llava_ollama-{__version__}"
 PACKAGE = """
-llava_ollama: __init__ __main__ async_client catalog catalog.toml chat client daemon daemon_errors
-llava_ollama: doctor doctor_store errors extract findings images in_process install inventory
-llava_ollama: ledger locks modelfile package pins pixels planning preflight progress prompts
-llava_ollama: py.typed quarantine records repair resources schema schema_rules settings shown
-llava_ollama: supply swap turns untrusted verify ways
+llava_ollama: __init__ __main__ arrays async_client catalog catalog.toml chat client colours daemon
+llava_ollama: daemon_errors doctor doctor_store errors extract findings images in_process install
+llava_ollama: inventory ledger locks modelfile package pins pixels planning preflight progress
+llava_ollama: prompts py.typed quarantine records repair resources schema schema_rules settings
+llava_ollama: shown signatures sources square supply swap turns untrusted verify ways
 llava_ollama/cli: __init__ app ask bars complete completion demo doctor files frame inspect
-llava_ollama/cli: install inventory output verify
+llava_ollama/cli: install inventory look output verify
 llava_ollama/engine: __init__ completion connection embedded interface llamacpp ollama
 llava_ollama/gguf: __init__ checks layout mend reader summary
 llava_ollama/store: __init__ folder manifests search

@@ -81,6 +81,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("long.jpg").write_bytes(jpeg[:2] + b"\xff\xe1\0\x0aExif\0\0II" * 1001 + jpeg[2:])
     Path("text.png").write_text("This is not a picture.\n")
     Path("bomb.png").write_bytes(_bomb())
+    Image.new("1", (1, 40_000)).save("tall.png")
     Path("a folder").mkdir()
     Path("shut").mkdir()
     Path("shut.png").write_bytes(Path("good.png").read_bytes())
@@ -365,6 +366,43 @@ CASES = (
         daemon="seeing",
     ),
     Case(
+        "too long for a square",
+        ("look", "tall.png", "-o", "seen.png"),
+        "`tall.png` is too long to be padded to a square: 1 x 40000 pixels",
+        "Cut it into parts",
+        1,
+    ),
+    Case(
+        "data URI of text",
+        ("look", "data:image/png,AA", "-o", "seen.png"),
+        "the picture in the data URI is not written in base64",
+        "Write it as `data:image/png;base64,...`",
+        1,
+    ),
+    Case(
+        "data URI cut off",
+        ("ask", "-m", "x", "data:image/png;base64,A", "Hi"),
+        "the picture in the data URI is damaged: its base64 cannot be decoded",
+        "Copy it again, to its last character",
+        1,
+        daemon="seeing",
+    ),
+    Case(
+        "look onto a file",
+        ("look", "good.png", "-o", "whole.jpg"),
+        "`whole.jpg` is there already",
+        "Overwrite it with `--force`",
+        2,
+    ),
+    Case(
+        "look for eyes of no model",
+        ("look", "good.png", "--model", "x"),
+        "no Ollama daemon answers at {host}",
+        "Start it with `ollama serve`, or name another with `--host` or `OLLAMA_HOST`",
+        3,
+        daemon="nobody",
+    ),
+    Case(
         "nothing on standard input",
         ("ask", "-m", "x", "-", "Hi"),
         "the picture from standard input is empty: 0 bytes",
@@ -642,7 +680,7 @@ CASES = (
         "no command `fly`",
         (
             "Commands are `ask`, `completion`, `demo`, `doctor`, `download`, `inspect`, `install`, "
-            "`list`, `mend`, `remove`, `render`, `repair`, `run`, `show`, `verify`"
+            "`list`, `look`, `mend`, `remove`, `render`, `repair`, `run`, `show`, `verify`"
         ),
         2,
     ),

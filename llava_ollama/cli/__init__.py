@@ -18,6 +18,7 @@ COMMANDS = {
     "install": "install:install",
     "ask": "ask:ask",
     "run": "ask:run",
+    "look": "look:look",
     "list": "inventory:list_models",
     "show": "inventory:show",
     "remove": "inventory:remove",

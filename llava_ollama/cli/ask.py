@@ -20,6 +20,7 @@ from llava_ollama.errors import UsageProblem
 if TYPE_CHECKING:
     from llava_ollama.client import Llava
     from llava_ollama.engine.interface import Answer, Chunk
+    from llava_ollama.images import Decode
 
 _PATH = click.Path(readable=False)
 """For the shell's completion; whether a picture can be read is said by its reader."""
@@ -49,6 +50,13 @@ _JSON = (
 )
 @click.option("--server", metavar="URL", help="Ask a llama-server instead of Ollama.")
 @click.option("--trusted", is_flag=True, help="Let control tokens in the words act.")
+@click.option(
+    "--decode",
+    type=click.Choice(("exact", "fast", "native")),
+    default="exact",
+    show_default=True,
+    help="As in training, faster, or leave padding and resizing to the engine.",
+)
 @global_options
 @click.pass_obj
 def ask(
@@ -63,6 +71,7 @@ def ask(
     embedded: str | None,
     server: str | None,
     trusted: bool,
+    decode: Decode,
 ) -> None:
     """Ask a question about pictures.
 
@@ -80,7 +89,16 @@ def ask(
     given = {"temperature": temperature, "seed": seed, "num_predict": max_tokens}
     options = {key: value for key, value in given.items() if value is not None}
     with app.asked(model, embedded=embedded, server=server) as llava, _meant(app, model):
-        _answer(app, llava, pictures, prompt, system=system, options=options, trusted=trusted)
+        _answer(
+            app,
+            llava,
+            pictures,
+            prompt,
+            system=system,
+            options=options,
+            trusted=trusted,
+            decode=decode,
+        )
 
 
 @command(epilog=_JSON)
@@ -152,7 +170,13 @@ def _check_missing(word: str) -> None:
 def _check_is_path(word: str) -> None:
     """Refuse what stands before the prompt and looks like a word of it."""
     path = os.path.expanduser(word)  # noqa: PTH111 - Path raises for an unknown user's home
-    if word == "-" or "://" in word or Path(word).suffix or os.path.lexists(path):
+    if (
+        word == "-"
+        or "://" in word
+        or word[:5].lower() == "data:"
+        or Path(word).suffix
+        or os.path.lexists(path)
+    ):
         return
     raise UsageProblem(
         f"there is no picture `{word}`",
@@ -187,13 +211,19 @@ def _answer(
     system: str | None = None,
     options: dict[str, float] | None = None,
     trusted: bool = False,
+    decode: Decode = "exact",
 ) -> None:
     """Ask, and print the answer: whole with `--json`, else as it is made."""
     for what, text in (("prompt", prompt), ("system prompt", system or "")):
         if not text.isascii() and text != text.encode(errors="ignore").decode():
             raise UsageProblem(f"the {what} is not UTF-8 text", hint="Check the terminal's locale")
     paths = [os.path.expanduser(p) for p in pictures]  # noqa: PTH111 - Path eats half of `https://`
-    how: dict[str, Any] = {"system": system, "options": options, "trusted": trusted}
+    how: dict[str, Any] = {
+        "system": system,
+        "options": options,
+        "trusted": trusted,
+        "decode": decode,
+    }
     if app.json:
         with waiting(app.reporter, f"waiting for {app.asking}"):
             answered = llava.ask(paths, prompt, **how)

@@ -40,7 +40,7 @@ def render(
     if output is None:
         app.out.result({"modelfile": text, "path": None}, text.rstrip("\n"))
         return
-    _write(output, text, force=force)
+    write(output, text.encode(), force=force)
     app.out.result({"modelfile": text, "path": output}, f"wrote {output}")
 
 
@@ -64,15 +64,15 @@ def mend(app: App, file: Path, output: Path, *, force: bool) -> None:
     app.out.result(mended, "\n".join(lines) if mended.changes else copied)
 
 
-def _write(path: Path, text: str, *, force: bool) -> None:
+def write(path: Path, data: bytes, *, force: bool) -> None:
     """Write a new file; an existing one only with `force`."""
     try:
         # A device or a pipe is written to; renamed onto, it would be gone.
         if force and (path.is_file() or not path.exists()):
-            _replace(path, text)
+            _replace(path, data)
             return
-        with path.open("w" if force else "x", encoding="utf-8") as file:
-            file.write(text)
+        with path.open("wb" if force else "xb") as file:
+            file.write(data)
     except FileExistsError as exc:
         raise UsageProblem(
             f"`{path}` is there already", hint="Overwrite it with `--force`"
@@ -83,13 +83,13 @@ def _write(path: Path, text: str, *, force: bool) -> None:
         ) from exc
 
 
-def _replace(path: Path, text: str) -> None:
+def _replace(path: Path, data: bytes) -> None:
     """Write over a file so that it is the old one or the new one, whole, at every instant."""
     place = Path(os.path.realpath(path))  # the file a symlink points to, not the symlink
-    part = place.with_name(f".render-{secrets.token_hex(6)}.part")
+    part = place.with_name(f".llava-ollama-{secrets.token_hex(6)}.part")
     try:
-        with part.open("x", encoding="utf-8") as file:
-            file.write(text)
+        with part.open("xb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         part.replace(place)

@@ -265,6 +265,7 @@ SUMMARIES = {
     "install": "Bring a model into Ollama.",
     "ask": "Ask a question about pictures.",
     "run": "Ask with the picture's name in the prompt.",
+    "look": "Write down what a model sees of a picture.",
     "list": "List the catalog and what is installed.",
     "show": "Say which bytes and which words a model is made of.",
     "remove": "Remove an installed model.",
