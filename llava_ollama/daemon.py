@@ -9,13 +9,22 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Generator, Iterable, Mapping
+import time
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava_ollama import modelfile
-from llava_ollama.daemon_errors import CONNECT_TIMEOUT, connecting, door, failure, not_ollama
+from llava_ollama.daemon_errors import (
+    CONNECT_TIMEOUT,
+    connecting,
+    door,
+    failure,
+    not_ollama,
+    pause_asked_for,
+)
 from llava_ollama.errors import DaemonError, ModelBroken, UsageProblem
 from llava_ollama.package import ParameterValue
 from llava_ollama.settings import DEFAULT_TIMEOUT, is_loopback, same_daemon_key
@@ -28,6 +37,8 @@ __all__ = ["CREATE_TIMEOUT", "Daemon", "Listed", "Shown", "full_name"]
 
 CREATE_TIMEOUT = 3600.0
 """Seconds without a word from `create`: daemons 0.30 to 0.34.0 rewrite 16 GB in silence."""
+_TRIES = 3
+"""Times that a request is sent, where a server before the daemon asks for patience."""
 _LONGEST_REPLY = 64 << 20
 """Bytes; a `show` with the 128,000 tokens of Llama-3 has about 3 MB."""
 _NAME = re.compile(
@@ -143,14 +154,16 @@ class Daemon:
 
     def has_blob(self, digest: str) -> bool:
         """Whether the daemon holds the blob with this sha256."""
-        with door(self.host):
-            status = self._http.head(f"/api/blobs/sha256:{digest}").status_code
+        with door(self.host), self._answer("HEAD", f"/api/blobs/sha256:{digest}") as response:
+            status = response.status_code
         if status in {200, 404}:
             return status == 200  # noqa: PLR2004 - HTTP
         raise failure(status, "", self.host)
 
     def upload(self, digest: str, size: int, chunks: Iterable[bytes]) -> None:
         """Send a blob. Ask `has_blob` first: for one that is there the daemon hangs up early.
+
+        `chunks` are gone through again where a server before the daemon asks for that.
 
         Raises:
             DaemonError: the daemon could not keep it, or its sha256 is another.
@@ -159,10 +172,13 @@ class Daemon:
 
         headers = {"Content-Length": str(size), "Content-Type": "application/octet-stream"}
         try:
-            with door(self.host):
-                response = self._http.post(
-                    f"/api/blobs/sha256:{digest}", content=chunks, headers=headers
-                )
+            with (
+                door(self.host),
+                self._answer(
+                    "POST", f"/api/blobs/sha256:{digest}", content=chunks, headers=headers
+                ) as response,
+            ):
+                said = self._read(response)
         except DaemonError as exc:
             # Another upload of the same blob finished first: the daemon answers and hangs up.
             if isinstance(exc.__cause__, httpx.NetworkError | httpx.RemoteProtocolError) and (
@@ -171,7 +187,7 @@ class Daemon:
                 return
             raise
         if response.status_code not in {200, 201}:
-            raise failure(response.status_code, response.text, self.host)
+            raise failure(response.status_code, said, self.host)
 
     def create(
         self,
@@ -233,7 +249,7 @@ class Daemon:
         timeout = httpx.Timeout(max(self._timeout, self._create_timeout), connect=CONNECT_TIMEOUT)
         with (
             door(self.host),
-            self._http.stream("POST", path, json=body, timeout=timeout) as response,
+            self._answer("POST", path, json=body, timeout=timeout) as response,
         ):
             if response.status_code != 200:  # noqa: PLR2004 - HTTP
                 raise failure(response.status_code, self._read(response), self.host)
@@ -250,7 +266,7 @@ class Daemon:
         )
 
     def _call(self, method: str, path: str, *, json: Any = None, model: str = "") -> dict[str, Any]:
-        with door(self.host), self._http.stream(method, path, json=json) as response:
+        with door(self.host), self._answer(method, path, json=json) as response:
             text = self._read(response)
         if response.status_code != 200:  # noqa: PLR2004 - HTTP
             if path == "/api/version":
@@ -264,6 +280,17 @@ class Daemon:
                 )
             raise error
         return _object(text, self.host) if text else {}
+
+    @contextmanager
+    def _answer(self, method: str, path: str, **more: Any) -> Iterator[httpx.Response]:
+        """Send a request and yield its answer, of which nothing is read yet."""
+        for left in reversed(range(_TRIES)):
+            with self._http.stream(method, path, **more) as response:
+                pause = pause_asked_for(response.status_code, response.headers) if left else None
+                if pause is None:
+                    yield response
+                    return
+            time.sleep(pause)
 
     def _read(self, response: httpx.Response) -> str:
         """Return the reply's text; what goes on without end is no daemon's."""

@@ -7,7 +7,7 @@ daemon's by status and, where several situations share one, by its own words.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from llava_ollama.errors import (
@@ -24,6 +24,9 @@ from llava_ollama.errors import (
 )
 
 CONNECT_TIMEOUT = 10.0
+LONGEST_WAIT = 60.0
+"""Seconds that a server may ask us to wait."""
+_BUSY = {429, 503}
 
 
 @contextmanager
@@ -85,6 +88,17 @@ def not_ollama(host: str) -> DaemonUnreachable:
     )
 
 
+def pause_asked_for(status: int, headers: Mapping[str, str]) -> float | None:
+    """Return the seconds after which the same request is to be sent again, if that was asked.
+
+    Ollama itself never says `Retry-After`; a server before it does, and has passed nothing on.
+    """
+    asked = headers.get("Retry-After", "")
+    if status not in _BUSY or not (asked.isascii() and asked.isdigit()):
+        return None
+    return seconds if (seconds := float(asked)) <= LONGEST_WAIT else None
+
+
 def failure(status: int, body: str, host: str, model: str = "") -> LlavaOllamaError:
     """Return the error that an unsuccessful reply stands for."""
     said = _said(body)
@@ -93,7 +107,7 @@ def failure(status: int, body: str, host: str, model: str = "") -> LlavaOllamaEr
             f"the daemon at {host} has no model `{model or said}`",
             hint="`llava-ollama list` shows what is installed, `llava-ollama install` adds to it",
         )
-    if status == 503 or "server busy" in said:  # noqa: PLR2004 - HTTP
+    if status in _BUSY or "server busy" in said:
         return DaemonBusy(
             f"the daemon at {host} has too many requests waiting",
             hint="Try again in a moment, or ask less at once",
@@ -142,6 +156,11 @@ _SAYINGS: tuple[tuple[tuple[str, ...], type[LlavaOllamaError], str], ...] = (
         ("no space left",),
         DaemonError,
         "Free space in the daemon's models folder and run the same command again",
+    ),
+    (
+        ("digest mismatch",),
+        DaemonError,
+        "The registry delivers other bytes: use `--transfer upload`",
     ),
 )
 

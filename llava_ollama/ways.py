@@ -46,6 +46,8 @@ class Ways:
     registry: str = pulling.LIBRARY
     no_pull: str | None = None
     """Why the daemon is not to pull, unless the user says so."""
+    pull_patience: float = pulling.PATIENCE
+    """Seconds that a pull may stand still."""
     _pull: Pull | None = field(default=None, init=False)
     _proven: Store | NoStore | None = field(default=None, init=False)
     _closed: set[Name] = field(default_factory=set, init=False)
@@ -75,6 +77,7 @@ class Ways:
             wanted,
             registry=self.registry,
             not_now=None if self.only == "pull" else not_now,
+            patience=self.pull_patience,
         )
 
     def choose(self, blob: Blob) -> Choice:

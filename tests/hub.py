@@ -104,6 +104,8 @@ class LoopbackHub:
     requests: list[Request] = field(default_factory=list)
     served: int = 0
     """Bytes of files that were written to sockets."""
+    cdn: str | None = None
+    """Where the bytes are said to be; None for here."""
     resume: threading.Event = field(default_factory=threading.Event)
     paused: threading.Event = field(default_factory=threading.Event)
     errors: list[BaseException] = field(default_factory=list)
@@ -122,6 +124,10 @@ class LoopbackHub:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self._hub.server_address[1]}"
+
+    @property
+    def cdn_url(self) -> str:
+        return f"http://127.0.0.1:{self._cdn.server_address[1]}"
 
     def publish(
         self, path: Path, repo: str, *, revision: str = "main", name: str | None = None
@@ -216,9 +222,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._answer(404, {"X-Error-Code": code, "X-Error-Message": "not here"})
         if fault.bare:
             return self._answer(200, {"Content-Type": "text/html"})
-        cdn = f"http://127.0.0.1:{hub._cdn.server_address[1]}"
         headers = {
-            "Location": f"{cdn}/cdn/{file.etag}?Signature={SIGNATURE}",
+            "Location": f"{hub.cdn or hub.cdn_url}/cdn/{file.etag}?Signature={SIGNATURE}",
             "X-Repo-Commit": file.commit,
             "X-Linked-ETag": f'"{file.etag}"',
             "ETag": f'"{file.etag[:40]}"',

@@ -27,6 +27,8 @@ class LoopbackRegistry:
     blobs: dict[str, Path | bytes] = field(default_factory=dict)
     """By sha256."""
     requests: list[tuple[str, str]] = field(default_factory=list)
+    bytes_at: str | None = None
+    """Where the bytes are said to be; None for here."""
     hang_after: int | None = None
     """Say nothing more after so many bytes of a blob, until `resume` is set."""
     hanging: threading.Event = field(default_factory=threading.Event)
@@ -35,7 +37,7 @@ class LoopbackRegistry:
 
     def __enter__(self) -> Self:
         handler = type("Handler", (_Handler,), {"shop": self})
-        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        server = _Server(("127.0.0.1", 0), handler)
         server.daemon_threads = True
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -76,6 +78,11 @@ class LoopbackRegistry:
         return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(data)}
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, _request, _client_address) -> None:
+        pass  # clients that hang up are what this is for
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     shop: LoopbackRegistry
@@ -101,7 +108,9 @@ class _Handler(BaseHTTPRequestHandler):
             elif self.command == "HEAD":
                 self._answer(200, b"", length=len(self._content(digest)))
             else:
-                self._answer(200, b"", location=f"{self.shop.url}/direct/{digest}")
+                self._answer(
+                    200, b"", location=f"{self.shop.bytes_at or self.shop.url}/direct/{digest}"
+                )
         else:
             self._answer(404, b"{}")
 

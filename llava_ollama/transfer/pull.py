@@ -7,8 +7,10 @@ had it before.
 
 from __future__ import annotations
 
+import errno
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,6 +27,8 @@ from llava_ollama.store.manifests import Manifest
 from llava_ollama.transfer.interface import THERE, Blob, Brought, Cost
 
 LIBRARY = "https://registry.ollama.ai"
+PATIENCE = 120.0
+"""Seconds that a pull may stand still: a daemon waits for a silent registry for ever."""
 _SECONDS = 15.0
 _ACCEPT = "application/vnd.docker.distribution.manifest.v2+json"
 
@@ -42,6 +46,7 @@ class Pull:
     registry: str = LIBRARY
     not_now: str | None = None
     """A reason of the caller's not to, such as a Hub mirror or offline mode."""
+    patience: float = PATIENCE
     name: Literal["pull"] = field(default="pull", init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
     _fetched: set[str] = field(default_factory=set, init=False, repr=False)
@@ -96,9 +101,10 @@ class Pull:
         try:
             manifest = self._manifest()
         except OSError as exc:
-            reason = getattr(exc, "reason", None) or exc
-            return f"the registry does not tell what `{self.tag}` is ({reason})"
-        if manifest.problem or manifest.files() != self.wanted:
+            return f"the registry does not tell what `{self.tag}` is ({_reason(exc)})"
+        if manifest.problem:
+            return f"the registry does not tell what `{self.tag}` is (its answer is no manifest)"
+        if manifest.files() != self.wanted:
             return f"`{self.tag}` has other files in the meantime"
         try:
             listed = {m.name: m.manifest_digest for m in self.daemon.models()}
@@ -132,6 +138,7 @@ class Pull:
 
     def _manifest(self) -> Manifest:
         """Return the tag's manifest, as the registry has it now."""
+        from http.client import HTTPException
         from urllib.request import ProxyHandler, Request, build_opener
 
         url = f"{self.registry}/v2/{self._repository}/manifests/{self._version}"
@@ -139,8 +146,17 @@ class Pull:
         own = urlsplit(self.registry).hostname in {"127.0.0.1", "localhost"}
         opener = build_opener(*([ProxyHandler({})] if own else []))
         request = Request(url, headers={"Accept": _ACCEPT})  # noqa: S310 - https, or a test's own
-        with opener.open(request, timeout=_SECONDS) as answer:
-            return manifests.parse(answer.read(manifests.LARGEST + 1), str(self.tag))
+        try:
+            with opener.open(request, timeout=_SECONDS) as answer:
+                return manifests.parse(answer.read(manifests.LARGEST + 1), str(self.tag))
+        except HTTPException as exc:  # a status line or headers that are none
+            raise ConnectionError(errno.ECONNABORTED, "the connection was cut") from exc
+
+    def _stuck(self) -> DaemonError:
+        return DaemonError(
+            f"the pull of `{self.tag}` has stood still for {self.patience:.0f} seconds",
+            hint="Run the same command later, or use `--transfer upload`",
+        )
 
     def _pull(self, reporter: Reporter) -> None:
         """Pull under a lock that `settle` releases: two processes may want the same tag."""
@@ -157,7 +173,7 @@ class Pull:
                 return
             if self._listed_name not in {m.name for m in self.daemon.models()}:
                 self.records.put("pulled", host, name, record={"host": host, "name": name})
-            progress = _Progress(reporter)
+            progress = _Progress(reporter, self._stuck, self.patience)
             try:
                 for said in self.daemon.pull(name, insecure=self.registry.startswith("http:")):
                     progress.take(said)
@@ -171,14 +187,20 @@ class Pull:
 
 
 class _Progress:
-    """Tells a reporter what the daemon says of each blob."""
+    """Tells a reporter what the daemon says of each blob; loses patience when that stays so."""
 
-    def __init__(self, reporter: Reporter) -> None:
+    def __init__(
+        self, reporter: Reporter, stuck: Callable[[], DaemonError], patience: float
+    ) -> None:
         self._reporter = reporter
+        self._stuck = stuck
+        self._patience = patience
         self._done: dict[str, int] = {}
+        self._last: dict[object, tuple[Mapping[str, Any], float]] = {}
 
     def take(self, said: Mapping[str, Any]) -> None:
         """Report one line."""
+        self._watch(said)
         digest, total = said.get("digest"), said.get("total")
         if not isinstance(digest, str) or not isinstance(total, int):
             return
@@ -191,10 +213,31 @@ class _Progress:
             self._reporter.advanced(task, completed - self._done[task])
             self._done[task] = completed
 
+    def _watch(self, said: Mapping[str, Any]) -> None:
+        """Raise when nothing has moved for too long.
+
+        A daemon downloads several blobs at once and says of each in turn where it stands.
+        """
+        now = time.monotonic()
+        last = self._last.get(said.get("digest"))
+        if last is None or last[0] != said:
+            self._last[said.get("digest")] = (said, now)
+        if now - max(since for _, since in self._last.values()) > self._patience:
+            raise self._stuck()
+
     def close(self) -> None:
         """Finish all that was begun."""
         for task in self._done:
             self._reporter.finished(task)
+
+
+def _reason(exc: OSError) -> str:
+    """Say in a few words why the registry could not be asked."""
+    reason = getattr(exc, "reason", exc)  # urllib's: the error beneath, or the words of a status
+    if isinstance(reason, TimeoutError):
+        return "no answer in time"
+    said = reason.strerror if isinstance(reason, OSError) else str(reason)
+    return " ".join((said or type(reason).__name__).lower().split())[:100]
 
 
 def recover(daemon: Daemon, records: Records) -> list[str]:

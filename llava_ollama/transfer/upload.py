@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Literal
 
@@ -46,8 +46,8 @@ class Upload:
                 raise wrong(blob)
             reporter.started(task, blob.size)
             try:
-                chunks = self._chunks(blob, file, before)
-                self.daemon.upload(blob.sha256, blob.size, _told(chunks, task, reporter))
+                chunks = _Chunks(lambda: self._chunks(blob, file, before), task, reporter)
+                self.daemon.upload(blob.sha256, blob.size, chunks)
             finally:
                 reporter.finished(task)
         return Brought("upload", read=blob.size, written=blob.size)
@@ -64,7 +64,7 @@ class Upload:
         assert blob.path is not None  # noqa: S101 - `opened` has seen to it
         known = self.ledger.known(blob.path)
         digest = None if known and known.sha256 == blob.sha256 else hashlib.sha256()
-        held, sent = b"", 0
+        held, sent = b"", file.seek(0)
         while chunk := file.read(_CHUNK):
             if digest is not None:
                 digest.update(chunk)
@@ -82,7 +82,19 @@ class Upload:
             self.ledger.remember(blob.sha256, before)
 
 
-def _told(chunks: Iterator[bytes], task: str, reporter: Reporter) -> Iterator[bytes]:
-    for chunk in chunks:
-        yield chunk
-        reporter.advanced(task, len(chunk))
+@dataclass
+class _Chunks:
+    """What is sent, from its beginning each time that it is gone through; a reporter is told."""
+
+    begin: Callable[[], Iterator[bytes]]
+    task: str
+    reporter: Reporter
+    begun: bool = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        if self.begun:
+            self.reporter.restarted(self.task)
+        self.begun = True
+        for chunk in self.begin():
+            yield chunk
+            self.reporter.advanced(self.task, len(chunk))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO, TypeVar, cast
 
 from llava_ollama.errors import ChecksumMismatch, DownloadError, NotEnoughSpace
 from llava_ollama.weights.hashing import HashedFile
-from llava_ollama.weights.hub_errors import Broken, patience
+from llava_ollama.weights.hub_errors import LONGEST_WAIT, Broken, patience
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
@@ -38,8 +38,6 @@ _SPARE = 2_000_000_000
 _TRIES = 5
 """Attempts that bring no new byte; the pauses between them make 15 s at most."""
 _LONGEST_BACKOFF = 30.0
-_LONGEST_WAIT = 300.0
-"""Seconds that a server may ask us to wait; the Hub's rate limits are reset within five minutes."""
 
 
 @dataclass
@@ -85,7 +83,7 @@ class Budget:
         return max(asked or 0.0, min(backoff, _LONGEST_BACKOFF))
 
     def _enough(self, state: RetryCallState) -> bool:
-        return self._failures >= _TRIES or state.upcoming_sleep > _LONGEST_WAIT
+        return self._failures >= _TRIES or state.upcoming_sleep > LONGEST_WAIT
 
     def _tell(self, state: RetryCallState) -> None:
         self.reporter.note(f"{_error(state)}; trying again in {state.upcoming_sleep:.0f} s")

@@ -15,16 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from llava_ollama import __version__
-from llava_ollama.errors import DownloadError
+from llava_ollama.errors import DownloadError, HubUnreachable
 from llava_ollama.package import is_sha256
 from llava_ollama.progress import SILENT, Reporter
-from llava_ollama.weights.hub_errors import Broken, door, known
+from llava_ollama.weights.hub_errors import LONGEST_WAIT, Broken, door, known
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from llava_ollama.catalog import WeightFile
 
+_WAITING = re.compile(r"Rate limited\. Waiting (\d+)")
 _LARGEST = 1 << 63
 """Bytes that no file has."""
 
@@ -102,7 +103,7 @@ class Hub:
         from huggingface_hub.file_download import http_get
         from huggingface_hub.utils import silent_tqdm  # type: ignore[attr-defined]
 
-        with door(file, self.address), _listening(self.reporter, file.name):
+        with door(file, self.address), _listening(self.reporter, file.name, self.address):
             try:
                 http_get(
                     # By commit: a branch may move between two attempts.
@@ -149,13 +150,22 @@ class Hub:
 
 
 @contextmanager
-def _listening(reporter: Reporter, name: str) -> Iterator[None]:
-    """Turn what huggingface_hub would log to standard error into notes, without addresses."""
+def _listening(reporter: Reporter, name: str, address: str) -> Iterator[None]:
+    """Turn what huggingface_hub would log to standard error into notes, without addresses.
+
+    It says there too how long it is going to wait, which may be an hour that a server asked for.
+    """
 
     def hear(record: logging.LogRecord) -> bool:
         if record.levelno < logging.WARNING:
             return True
         text = re.sub(r"https?://[^\s'\"]*[^\s'\":.,]", f"`{name}`", record.getMessage())
+        waiting = _WAITING.match(text)
+        if waiting and float(waiting[1]) > LONGEST_WAIT:
+            raise HubUnreachable(
+                f"`{address}` asks to wait {waiting[1]} seconds before it serves `{name}`",
+                hint="Run the same command later: it goes on where it stopped",
+            )
         reporter.note(" ".join(text.split()))
         return False
 

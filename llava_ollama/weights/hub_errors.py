@@ -26,6 +26,8 @@ from llava_ollama.errors import (
 if TYPE_CHECKING:
     from llava_ollama.catalog import WeightFile
 
+LONGEST_WAIT = 300.0
+"""Seconds that a server may ask us to wait; the Hub's rate limits are reset within five minutes."""
 _RETRIED_BY_HTTP_GET = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
 _LOGIN = "Log in with `hf auth login`, or set `HF_TOKEN`"
 

@@ -1,0 +1,392 @@
+"""Every fault of the network in every way of bringing bytes: one table, one invariant.
+
+After anything there is the old model or the whole new one under the name, nothing of ours stays
+that the next run does not clear, and the same command without the fault succeeds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llava_ollama import Llava, catalog, swap
+from llava_ollama.daemon import Daemon
+from llava_ollama.errors import (
+    ChecksumMismatch,
+    DaemonBusy,
+    DaemonError,
+    DaemonTimeout,
+    DaemonUnreachable,
+    DownloadError,
+    HubUnreachable,
+    LlavaOllamaError,
+    StoreError,
+)
+from llava_ollama.install import Installer, InstallResult, Wanted, from_catalog
+from llava_ollama.ledger import Ledger
+from llava_ollama.records import Kind, Records
+from llava_ollama.tiny.check import check
+from llava_ollama.transfer import Name
+from llava_ollama.ways import Ways
+from llava_ollama.weights import Weights
+from tests.conftest import DAEMONS, start
+from tests.daemons.running import RunningDaemon
+from tests.hub import LoopbackHub
+from tests.installing import MODEL, PROJECTOR, QUANTS, Listening, install
+from tests.registry import LoopbackRegistry
+from tests.store import Store
+from tests.wire import Fault, Message, Wire
+
+pytestmark = pytest.mark.ollama
+REPO, TAG = "somebody/tiny", "tiny:int4"
+KEEPER, NAME = "keeper", "mine"
+KINDS: tuple[Kind, ...] = ("pending", "probe", "pulled", "transient")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A request of one way that is to be broken: before which server, which, and by which way."""
+
+    server: str
+    path: str
+    way: Name
+    on_disk: bool
+    once: bool = False
+
+
+ALWAYS = 1 << 30
+SILENCE = {"late": 0.5}
+"""Seconds; where no timeout is meant, none may come of a slow machine."""
+COLUMNS = {
+    "upload": Column("daemon", "POST /api/blobs", "upload", on_disk=True),
+    "link": Column("daemon", "HEAD /api/blobs", "link", on_disk=True),
+    "create": Column("daemon", "POST /api/create", "link", on_disk=True),
+    "pull": Column("daemon", "POST /api/pull", "pull", on_disk=False),
+    "manifest": Column("registry", "GET /v2/.*/manifests/", "pull", on_disk=False),
+    "layers": Column("registry", "GET /direct/", "pull", on_disk=False, once=True),
+    "bytes": Column("cdn", "GET /cdn", "upload", on_disk=False, once=True),
+    "hub": Column("hub", "HEAD /somebody", "link", on_disk=False),
+}
+
+
+def reply(status: str, *headers: str) -> bytes:
+    lines = [f"HTTP/1.1 {status}", *headers, "Content-Length: 0", "Connection: close", "", ""]
+    return "\r\n".join(lines).encode()
+
+
+def whole(answer: Message) -> bytes:
+    """Return all of a 206 as the 200 of a server that knows no ranges."""
+    return re.sub(rb" 206[^\r]*", b" 200 OK", answer.whole, count=1)
+
+
+def other(answer: Message) -> bytes:
+    return answer.head + bytes(byte ^ 1 for byte in answer.body)
+
+
+def other_etag(answer: Message) -> bytes:
+    return re.sub(rb'(?i)(etag: "?)[0-9a-f]{8}', rb"\g<1>00000000", answer.whole)
+
+
+FAULTS = {
+    "refused": Fault(instead=b"", end="reset"),
+    "stalled": Fault(instead=b"", end="stall"),
+    "only the head sent": Fault(arrives=0),
+    "half of it sent": Fault(arrives=0.5),
+    "sent but for its last byte": Fault(arrives=1, end="reset"),
+    "no answer": Fault(answer=lambda _: b""),
+    "cut in the status line": Fault(answer=lambda answer: answer.head[:7]),
+    "cut in the headers": Fault(answer=lambda answer: answer.head[: len(answer.head) // 2]),
+    "cut after the headers": Fault(answer=lambda answer: answer.head),
+    "cut in the middle": Fault(answer=lambda answer: answer.half),
+    "cut before the last byte": Fault(answer=lambda answer: answer.whole[:-1], end="reset"),
+    "stalled in the middle": Fault(answer=lambda answer: answer.half, end="stall"),
+    "429, in an hour": Fault(instead=reply("429 Too Many Requests", "Retry-After: 3600")),
+    "503, in an hour": Fault(instead=reply("503 Service Unavailable", "Retry-After: 3600")),
+    "500": Fault(instead=reply("500 Internal Server Error")),
+    "garbage": Fault(instead=b"\x00\x01 this is not HTTP\r\n\r\n"),
+    "200 for a range": Fault(answer=whole),
+    "other bytes, as many": Fault(answer=other),
+    "short": Fault(answer=lambda answer: answer.resized(-0.5)),
+    "long": Fault(answer=lambda answer: answer.resized(+0.5)),
+    "in a circle": Fault(instead=reply("302 Found", "Location: ?again")),
+    "another ETag": Fault(answer=other_etag),
+}
+ERRORS = {
+    "broke": DaemonError,
+    "late": DaemonTimeout,
+    "busy": DaemonBusy,
+    "strange": DaemonUnreachable,
+    "no-way": StoreError,
+    "hub": HubUnreachable,
+    "follow": DownloadError,
+    "sum": ChecksumMismatch,
+}
+TABLE = """
+                           | upload   link     create   pull     manifest layers   bytes    hub
+refused                    | broke    broke    broke    broke    no-way   ok       ok       hub
+stalled                    | late     late     late     late     *no-way  *ok      *ok      *hub
+only the head sent         | broke    -        broke    broke    -        -        -        -
+half of it sent            | broke    -        broke    broke    -        -        -        -
+sent but for its last byte | broke    -        broke    broke    -        -        -        -
+no answer                  | ok       broke    broke    broke    no-way   ok       ok       hub
+cut in the status line     | ok       broke    broke    broke    no-way   ok       ok       hub
+cut in the headers         | ok       broke    broke    broke    no-way   ok       ok       hub
+cut after the headers      | ok       ok       broke    broke    no-way   ok       ok       ok
+cut in the middle          | ok       broke    broke    broke    no-way   ok       ok       hub
+cut before the last byte   | ok       broke    broke    broke    no-way   ok       ok       hub
+stalled in the middle      | late     late     late     late     *no-way  *ok      *ok      *hub
+429, in an hour            | busy     busy     busy     busy     no-way   ok       hub      hub
+503, in an hour            | busy     busy     busy     busy     no-way   ok       hub      hub
+500                        | strange  strange  strange  strange  no-way   ok       ok       hub
+garbage                    | broke    broke    broke    broke    no-way   ok       ok       hub
+200 for a range            | -        -        -        -        -        ok       -        -
+other bytes, as many       | ok       -        broke    broke    no-way   broke    sum      -
+short                      | -        -        broke    strange  no-way   ok       ok       -
+long                       | ok       ok       strange  strange  no-way   ok       ok       ok
+in a circle                | strange  strange  strange  strange  no-way   ok       follow   follow
+another ETag               | -        -        -        -        -        ok       ok       sum
+"""
+"""What a fault in a request comes to: `ok` where the install succeeds all the same, `-` where the
+fault would change nothing, else a class of `ERRORS`. A star is for what waits for many seconds.
+
+Where a column says `once`, what is to succeed is broken once, since these requests are repeated.
+A 200 for a range of the Hub's is in test_weights.py, for it takes a file of more than one range.
+"""
+
+
+def cells(column: str) -> list[tuple[str, str]]:
+    """Return the faults of a column, and what becomes of each."""
+    first, *lines = TABLE.strip("\n").splitlines()
+    at = first.split("|")[1].split().index(column)
+    rows = (line.split("|") for line in lines)
+    return [(fault.strip(), said.split()[at]) for fault, said in rows]
+
+
+@dataclass
+class Bench:
+    """A daemon, a registry and a Hub behind wires, and the old model under `NAME`."""
+
+    running: RunningDaemon
+    registry: LoopbackRegistry
+    wires: dict[str, Wire]
+    folder: Path
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir()
+        self.files = [Path(shutil.copy(path, self.folder)) for path in (MODEL, PROJECTOR)]
+        self.store = Store(self.running.models)
+        self.records = Records(self.folder / "state")
+        self.daemon = Daemon(self.running.host)
+        self.reporter = Listening()
+
+    def put_old(self) -> None:
+        """Have the old model under the name, and nothing of the new one anywhere."""
+        for wire in self.wires.values():
+            wire.mend()
+        swap.remove(self.daemon, NAME)
+        self.daemon.copy(KEEPER, NAME)
+        self.store.forget_orphans()
+        shutil.rmtree(self.folder / "downloads", ignore_errors=True)
+
+    def wanted(self, *, on_disk: bool) -> Wanted:
+        wanted = from_catalog(catalog.load(), "tiny-llava", "int4", to=NAME)
+        model, projector = (
+            replace(file, path=path)
+            if on_disk
+            else replace(file, path=None, repo=REPO, library=TAG, size=path.stat().st_size)
+            for file, path in zip((wanted.model, wanted.projector), self.files, strict=True)
+        )
+        parameters = {**wanted.parameters, "num_thread": 1}
+        return replace(wanted, model=model, projector=projector, parameters=parameters)
+
+    def install(
+        self, way: Name | None, *, on_disk: bool, seconds: float = 60.0, **more: Any
+    ) -> InstallResult:
+        """Do what a command does, from the plan on, with all that it keeps made anew."""
+        daemon = Daemon(self.wires["daemon"].url, timeout=seconds, create_timeout=seconds)
+        ledger = Ledger(self.folder / "ledger.sqlite3")
+        weights = Weights(
+            downloads=self.folder / "downloads",
+            hub_cache=self.folder / "hub",
+            endpoint=self.wires["hub"].url,
+            ledger=ledger,
+            reporter=self.reporter,
+            wait=0.001,
+        )
+        ways = Ways(
+            daemon=daemon,
+            records=self.records,
+            ledger=ledger,
+            only=way,
+            folders=(self.running.models,),
+            registry=self.wires["registry"].url,
+            **more,
+        )
+        installer = Installer(daemon, weights, self.records, ways=ways, reporter=self.reporter)
+        try:
+            return installer.apply(installer.plan(self.wanted(on_disk=on_disk)), force=True)
+        finally:
+            daemon.close()
+
+    def broken(self, column: Column, fault: str, expected: str) -> LlavaOllamaError | None:
+        """Install while the column's request has this fault; return how that failed."""
+        wire = self.wires[column.server]
+        times = 1 if column.once and expected == "ok" else ALWAYS
+        wire.cut(column.path, FAULTS[fault], times=times)
+        try:
+            self.install(column.way, on_disk=column.on_disk, seconds=SILENCE.get(expected, 60))
+        except LlavaOllamaError as exc:
+            return exc
+        else:
+            return None
+        finally:
+            assert wire.met
+            for each in self.wires.values():
+                each.mend()
+
+    def has_new(self) -> bool:
+        sources = self.daemon.show(NAME).sources
+        assert sources[0] in {sha256(path) for path in QUANTS.values()}
+        return sources[0] == sha256(MODEL)
+
+    def is_whole(self) -> None:
+        """See that the new model is there with its bytes, and nothing else of this install."""
+        assert self.has_new()
+        assert sorted(self.store.manifests()) == [KEEPER, NAME]
+        assert not [kind for kind in KINDS for _ in self.records.all(kind)]
+        assert not self.store.orphans()
+        for layer in self.store.manifests()[NAME]["layers"]:
+            path = self.store.folder / "blobs" / layer["digest"].replace(":", "-")
+            assert f"sha256:{sha256(path)}" == layer["digest"]
+        assert not list((self.folder / "downloads").glob("*.partial"))
+        assert [sha256(path) for path in self.files] == [sha256(MODEL), sha256(PROJECTOR)]
+
+    def answers(self) -> None:
+        with Llava(NAME, host=self.daemon.host) as llava:
+            check(llava)
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module", params=DAEMONS)
+def running(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningDaemon]:
+    running = start(str(request.param), folder := tmp_path_factory.mktemp("faults"))
+    install(running.host, folder, KEEPER, model=QUANTS["f16"])
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def bench(running: RunningDaemon, tmp_path: Path) -> Iterator[Bench]:
+    with ExitStack() as stack:
+        registry = stack.enter_context(LoopbackRegistry())
+        hub = stack.enter_context(LoopbackHub())
+        servers = {"daemon": running.host, "registry": registry.url}
+        servers |= {"hub": hub.url, "cdn": hub.cdn_url}
+        wires = {name: stack.enter_context(Wire(url)) for name, url in servers.items()}
+        hub.cdn, registry.bytes_at = wires["cdn"].url, wires["registry"].url
+        registry.publish(TAG, MODEL, PROJECTOR)
+        for path in (MODEL, PROJECTOR):
+            hub.publish(path, REPO)
+        bench = Bench(running, registry, wires, tmp_path / "us")
+        bench.put_old()
+        yield bench
+        bench.put_old()
+        bench.daemon.close()
+
+
+def is_in_style(error: LlavaOllamaError) -> None:
+    """See what test_wording.py sees to: one sentence, a hint, no foreign words."""
+    for said in (error.message, error.hint or ""):
+        assert said
+        assert "\n" not in said
+        assert not said.endswith(".")
+        assert not re.search(r"Errno|Error\b|Exception|<|Traceback|please|5ecret", said), said
+
+
+def some(column: str, version: str, *, soak: bool) -> list[tuple[str, str]]:
+    """Return the cells of a column that a run is for; a pull takes 0.24.0 seconds."""
+    found = [(fault, said) for fault, said in cells(column) if said != "-"]
+    waiting = [cell for cell in found if cell[1].startswith("*")]
+    quick = [cell for cell in found if cell not in waiting]
+    rare = quick if COLUMNS[column].way == "pull" and version == "0.24.0" else []
+    if soak:
+        return [(fault, said.strip("*")) for fault, said in waiting + rare]
+    return rare[::4] or quick
+
+
+def break_all(bench: Bench, column: str, faults: list[tuple[str, str]]) -> None:
+    for fault, expected in faults:
+        where = f"{fault} in {column}"
+        bench.put_old()
+        error = bench.broken(COLUMNS[column], fault, expected)
+        assert type(error) is ERRORS.get(expected, type(None)), (where, error)
+        assert bench.has_new() == (error is None), where
+        if error:
+            is_in_style(error)
+        # A daemon that was silent may yet finish; all else is cleared at once.
+        left = sorted(bench.store.manifests())
+        assert left == [KEEPER, NAME] or expected == "late", where
+        kinds = {kind for kind in KINDS for _ in bench.records.all(kind)}
+        assert kinds <= {"late": {"pending"}}.get(expected, {"transient"}), where
+        again = bench.install(COLUMNS[column].way, on_disk=COLUMNS[column].on_disk)
+        assert again.changed == (error is not None), where
+        bench.is_whole()
+    bench.answers()
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_every_fault(bench: Bench, column: str) -> None:
+    break_all(bench, column, some(column, bench.running.version, soak=False))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("column", COLUMNS)
+def test_every_fault_that_takes_long(bench: Bench, column: str) -> None:
+    break_all(bench, column, some(column, bench.running.version, soak=True))
+
+
+@pytest.mark.parametrize("column", ["upload", "link", "create", "pull", "hub", "bytes"])
+@pytest.mark.parametrize("status", ["429 Too Many Requests", "503 Service Unavailable"])
+def test_who_asks_for_a_moment_gets_it(bench: Bench, column: str, status: str) -> None:
+    request = COLUMNS[column]
+    wire = bench.wires[request.server]
+    wire.cut(request.path, Fault(instead=reply(status, "Retry-After: 1")), times=1)
+    began = time.monotonic()
+    assert bench.install(request.way, on_disk=request.on_disk).changed
+    assert wire.met == 1
+    assert time.monotonic() - began >= 1
+    bench.is_whole()
+    bench.answers()
+
+
+def test_a_registry_that_says_nothing_more(bench: Bench) -> None:
+    """A daemon waits for it for ever; we do not, and another way is open."""
+    wire = bench.wires["registry"]
+    wire.cut("GET /direct/", Fault(answer=lambda answer: answer.half, end="stall"))
+    with pytest.raises(DaemonError, match="has stood still for 0 seconds") as caught:
+        bench.install("pull", on_disk=False, pull_patience=0.4)
+    is_in_style(caught.value)
+    assert not bench.has_new()
+    result = bench.install(None, on_disk=False, pull_patience=0.4)
+    assert {part.transfer for part in result.parts} <= {"hard link", "reflink", "there"}
+    assert any("going on by another way" in note for note in bench.reporter.notes)
+    assert bench.has_new()
+    wire.mend()
+    assert not bench.install(None, on_disk=False).changed
+    assert sorted(bench.store.manifests()) == [KEEPER, NAME]
+    assert not list(bench.records.all("pulled"))
+    bench.answers()
