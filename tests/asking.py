@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from PIL import Image, ImageDraw
@@ -25,3 +26,10 @@ def ask(*pictures: PreparedPicture, system: str | None = None, **options: Any) -
     first = (Message("system", system),) if system else ()
     question = Message("user", "Describe this image", pictures or (circle(),))
     return Request((*first, question), {"temperature": 0, **options})
+
+
+def long() -> Request:
+    """Ask for a form of some thousand tokens: an answer that goes on until somebody stops it."""
+    row = {"type": "array", "minItems": 15, "maxItems": 15, "items": {"type": "boolean"}}
+    form = {"type": "array", "minItems": 15, "maxItems": 15, "items": row}
+    return replace(ask(), schema=form)

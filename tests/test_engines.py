@@ -26,7 +26,8 @@ import pytest
 
 from llava_ollama import AsyncLlava, Llava, modelfile
 from llava_ollama.daemon import Daemon
-from llava_ollama.engine.interface import Message, Request
+from llava_ollama.engine.interface import AsyncEngine, Message, Request
+from llava_ollama.engine.llamacpp import LlamaCppEngine
 from llava_ollama.errors import (
     DaemonError,
     DaemonUnreachable,
@@ -36,15 +37,19 @@ from llava_ollama.errors import (
     RunnerCrashed,
     UsageProblem,
 )
+from llava_ollama.images import prepare
 from llava_ollama.tiny.shapes import Shape, draw
-from tests.asking import SENTENCE, WILD, ask, circle
+from tests.asking import SENTENCE, WILD, ask, circle, long
+from tests.conftest import start
 from tests.daemons.running import RunningDaemon
-from tests.installing import MODEL, ONE_THREAD, PROJECTOR, install, remove
+from tests.drawn import one_shape_pictures
+from tests.installing import MODEL, ONE_THREAD, PROJECTOR, remove
 from tests.modes import MODES, answer
-from tests.places import SEEN, Asked, Place, llama_server
+from tests.places import PLACES, SEEN, Asked, Place, Plain, llama_server, opened
 from tests.published import rewrite
 
 RED = draw(Shape("red", "circle", "white"))
+ROOT = Path(__file__).parents[1]
 
 
 # What holds everywhere
@@ -84,6 +89,24 @@ def test_several_pictures(engine: Asked, place: Place):
     got = engine.answer(ask(circle(), circle((30, 60, 220))))
     assert got.usage.prompt_tokens == place.tokens + SEEN + 1 + place.stray
     assert "circle" in got.text
+
+
+@pytest.mark.parametrize("pictures", [(1, 0), (0, 1), (3, 0), (2, 1)])
+def test_pictures_add_their_tokens_and_a_newline(pictures, engine: Asked, place: Place):
+    """Whatever the turn, and however many: nothing is left out, doubled or put elsewhere."""
+
+    def counted(first: int, second: int) -> int:
+        turns = (
+            Message("system", "You describe pictures."),
+            Message("user", "Describe this image", (circle(),) * first),
+            Message("assistant", SENTENCE),
+            Message("user", "What colour is it?", (circle(),) * second),
+        )
+        request = Request(turns, {"temperature": 0, "num_predict": 1})
+        return engine.answer(request).usage.prompt_tokens
+
+    newline = 1
+    assert counted(*pictures) - counted(0, 0) == sum(pictures) * (SEEN + newline + place.stray)
 
 
 def test_a_picture_of_an_earlier_turn_is_still_seen(engine: Asked):
@@ -210,6 +233,25 @@ def test_a_closed_engine_says_so(kind, place: Place):
             engine.image_size()
 
 
+def test_a_chat_sees_the_picture_of_its_first_turn(place: Place):
+    with Llava(engine=place.plain(*place.arguments, **place.keywords)) as llava:
+        chat = llava.chat(system="You describe pictures.", options={"temperature": 0})
+        first = chat.ask("Describe this image", circle())
+        second = list(chat.stream("What colour is it?"))
+        assert str(first) == SENTENCE
+        assert "".join(map(str, second)) == "Red."
+        assert [turn.role for turn in chat.turns] == ["user", "assistant"] * 2
+
+    async def session() -> list[str]:
+        async with AsyncLlava(engine=place.other(*place.arguments, **place.keywords)) as llava:
+            chat = llava.chat(system="You describe pictures.", options={"temperature": 0})
+            first = await chat.ask("Describe this image", circle())
+            second = [str(chunk) async for chunk in chat.stream("What colour is it?")]
+            return [str(first), "".join(second)]
+
+    assert asyncio.run(session()) == [SENTENCE, "Red."]
+
+
 def test_many_may_ask_at_once(place: Place):
     async def session() -> list[str]:
         engine = place.other(*place.arguments, **place.keywords)
@@ -218,6 +260,96 @@ def test_many_may_ask_at_once(place: Place):
         return [str(a) for a in answers]
 
     assert asyncio.run(session()) == [SENTENCE] * 8
+
+
+# What stops the work. The daemons', which may be left with a slot taken, are met further below.
+
+ONLY_SLOT = pytest.mark.parametrize(
+    "place", [p for p in PLACES if str(p.values[0]).startswith("llama")], indirect=True
+)
+
+
+@pytest.fixture(scope="module")
+def uncut(place: Place) -> float:
+    """Seconds that the answer to `long` takes when nobody stops it."""
+    with ExitStack() as opened:
+        whole = place.asked("plain", opened).answer(long())
+    assert whole.usage.completion_tokens > 500
+    return whole.times.total
+
+
+async def until_free(engine: AsyncEngine) -> float:
+    """Ask, which waits for the only slot; return how many seconds that took."""
+    begun = time.perf_counter()
+    assert (await engine.answer(ask())).text == SENTENCE
+    return time.perf_counter() - begun
+
+
+@ONLY_SLOT
+def test_closing_a_stream_frees_the_slot(place: Place, uncut: float):
+    with ExitStack() as opened:
+        asked = place.asked("plain", opened)
+        assert isinstance(asked, Plain)
+        stream = asked.engine.stream(long())
+        next(stream)
+        stream.close()
+        begun = time.perf_counter()
+        assert asked.answer(ask()).text == SENTENCE
+        assert time.perf_counter() - begun < uncut / 2
+
+
+@ONLY_SLOT
+def test_closing_an_async_stream_frees_the_slot(place: Place, uncut: float):
+    async def session() -> None:
+        engine = place.other(*place.arguments, **place.keywords)
+        async with aclosing(engine.stream(long())) as stream:
+            await anext(stream)
+        assert await until_free(engine) < uncut / 2
+        await engine.close()
+
+    asyncio.run(session())
+
+
+@ONLY_SLOT
+def test_cancelling_a_task_frees_the_slot(place: Place, uncut: float):
+    async def session() -> None:
+        engine = place.other(*place.arguments, **place.keywords)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(engine.answer(long()), uncut / 8)
+        assert await until_free(engine) < uncut / 2
+        await engine.close()
+
+    asyncio.run(session())
+
+
+INTERRUPTED_SERVER = """
+import sys
+from llava_ollama.engine.llamacpp import LlamaCppEngine
+from tests.asking import long
+for chunk in LlamaCppEngine(sys.argv[1], api_key=sys.argv[2]).stream(long()):
+    print(chunk.text, flush=True)
+"""
+
+
+@ONLY_SLOT
+def test_ctrl_c_frees_the_slot(place: Place, uncut: float):
+    with ExitStack() as opened:
+        asked = place.asked("plain", opened)
+        assert isinstance(asked, Plain)
+        assert isinstance(asked.engine, LlamaCppEngine)
+        engine = asked.engine
+        command = [sys.executable, "-c", INTERRUPTED_SERVER, engine.url, engine._key or ""]
+        with subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as asking:
+            assert asking.stdout is not None
+            asking.stdout.readline()
+            asking.send_signal(signal.SIGINT)
+            _, talk = asking.communicate(timeout=30)
+        assert b"KeyboardInterrupt" in talk
+        begun = time.perf_counter()
+        assert engine.answer(ask()).text == SENTENCE
+        assert time.perf_counter() - begun < uncut / 2
 
 
 # What only an installed model can do
@@ -455,20 +587,27 @@ def test_a_text_model_is_sent_no_picture(ollama):
 
 
 @pytest.mark.ollama
-def test_a_chat_on_a_daemon(ollama, tmp_path):
-    install(ollama.host, tmp_path, "for-chat")
-    with Llava("for-chat", host=ollama.host) as llava:
-        chat = llava.chat(options={"temperature": 0})
-        assert str(chat.ask("Describe this image", RED)) == SENTENCE
-        assert "red" in str(chat.ask("What colour is it?")).lower()
-        assert [turn.role for turn in chat.turns] == ["user", "assistant"] * 2
-    remove(ollama.host, "for-chat")
-
-
-@pytest.mark.ollama
 @pytest.mark.parametrize("mode", MODES)
 def test_a_llama_server_asked_as_a_daemon_and_the_reverse(mode, ollama, tmp_path):
     with llama_server(tmp_path) as url, pytest.raises(DaemonError):
         answer(mode, RED, host=url, model="tiny")
     with Llava.server(ollama.host) as llava, pytest.raises(DaemonUnreachable):
         llava.ask(RED)
+
+
+ALIKE = 200
+
+
+@pytest.mark.ollama
+def test_two_engines_say_the_same(tmp_path: Path):
+    """Ollama 0.34 and llama.cpp here are builds of one engine, and their requests mean the same."""
+    drawn = [prepare(picture, 112) for picture, _ in one_shape_pictures(ALIKE, seed=34)]
+    said: dict[str, list[str]] = {}
+    for version in ("0.34.4", "llama.cpp"):
+        (tmp_path / version).mkdir()
+        with opened(version, tmp_path / version, start) as place, ExitStack() as stack:
+            engine = place.asked("plain", stack)
+            said[version] = [engine.answer(ask(picture)).text for picture in drawn]
+    pairs = list(zip(*said.values(), strict=True))
+    assert sum(one == other for one, other in pairs) >= 0.99 * ALIKE
+    assert len({one for one, _ in pairs}) > ALIKE / 8, "they are not all told the same"
