@@ -10,8 +10,8 @@ from llava_ollama.weights.hub_errors import Broken
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from io import FileIO
     from pathlib import Path
-    from typing import BinaryIO
 
     from llava_ollama.progress import Reporter
 
@@ -27,7 +27,7 @@ def hash_file(path: Path, reporter: Reporter) -> tuple[str, int]:
         OSError: it cannot be read.
     """
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with path.open("rb", buffering=0) as file:
         size = _read(file, digest, f"check {path.name}", reporter)
     return digest.hexdigest(), size
 
@@ -108,14 +108,16 @@ class HashedFile:
         self._file.close()
 
 
-def _read(file: BinaryIO, digest: hashlib._Hash, task: str, reporter: Reporter) -> int:
+def _read(file: FileIO, digest: hashlib._Hash, task: str, reporter: Reporter) -> int:
     reporter.started(task, os.fstat(file.fileno()).st_size)
     size = 0
+    # One buffer for all: of two threads that take new memory for each block, both wait for it.
+    block = memoryview(bytearray(_BLOCK))
     try:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-            size += len(block)
-            reporter.advanced(task, len(block))
+        while count := file.readinto(block):
+            digest.update(block[:count])
+            size += count
+            reporter.advanced(task, count)
     finally:
         reporter.finished(task)
     return size
