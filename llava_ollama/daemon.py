@@ -25,7 +25,7 @@ from llava_ollama.daemon_errors import (
     not_ollama,
     pause_asked_for,
 )
-from llava_ollama.errors import DaemonError, ModelBroken, UsageProblem
+from llava_ollama.errors import DaemonError, ModelBroken, RunnerCrashed, UsageProblem
 from llava_ollama.package import ParameterValue
 from llava_ollama.settings import DEFAULT_TIMEOUT, is_loopback, same_daemon_key
 from llava_ollama.shown import Listed, Shown
@@ -272,8 +272,9 @@ class Daemon:
             if path == "/api/version":
                 raise not_ollama(self.host)
             error = failure(response.status_code, text, self.host, model)
-            unclear = response.status_code == 500 and type(error) is DaemonError  # noqa: PLR2004
-            if path == "/api/show" and unclear:
+            # "unexpected EOF" is a runner's elsewhere; here it is a manifest that was cut off.
+            vague = type(error) in {DaemonError, RunnerCrashed}
+            if path == "/api/show" and response.status_code == 500 and vague:  # noqa: PLR2004
                 raise ModelBroken(
                     f"the model `{model}` is damaged; {error.message}",
                     hint=f"Install it again with `--force`, or `llava-ollama remove {model}`",

@@ -153,7 +153,7 @@ _SAYINGS: tuple[tuple[tuple[str, ...], type[LlavaOllamaError], str], ...] = (
         "Close other programs, or install a smaller quant",
     ),
     (
-        ("no space left",),
+        ("no space left", "disk quota exceeded", "file too large"),
         DaemonError,
         "Free space in the daemon's models folder and run the same command again",
     ),

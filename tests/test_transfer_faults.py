@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import re
+import resource
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -389,4 +390,44 @@ def test_a_registry_that_says_nothing_more(bench: Bench) -> None:
     assert not bench.install(None, on_disk=False).changed
     assert sorted(bench.store.manifests()) == [KEEPER, NAME]
     assert not list(bench.records.all("pulled"))
+    bench.answers()
+
+
+# The disk
+
+LIMITED = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
+os.execv(sys.executable, [sys.executable, "-m", "llava_ollama", *sys.argv[2:]])
+"""
+SPACE = "Free space in the daemon's models folder and run the same command again"
+
+
+@contextmanager
+def full(running: RunningDaemon, largest: int) -> Iterator[None]:
+    """Let the daemon write no more than so many bytes into any file."""
+    assert running.process
+    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    limits = (largest, resource.RLIM_INFINITY)
+    resource.prlimit(running.process.pid, resource.RLIMIT_FSIZE, limits)
+    try:
+        yield
+    finally:
+        resource.prlimit(running.process.pid, resource.RLIMIT_FSIZE, unlimited)
+
+
+@pytest.mark.parametrize(
+    ("way", "on_disk", "largest"),
+    [("upload", True, 500_000), ("pull", False, 500_000), ("link", True, 20), ("link", True, 400)],
+)
+def test_the_daemons_disk_is_full(bench: Bench, way: Name, largest: int, *, on_disk: bool) -> None:
+    """A link writes no weights, but `create` writes template, parameters and manifest."""
+    with full(bench.running, largest), pytest.raises(DaemonError) as caught:
+        bench.install(way, on_disk=on_disk)
+    assert "file too large" in caught.value.message
+    assert caught.value.hint == SPACE
+    is_in_style(caught.value)
+    assert not bench.has_new()
+    assert bench.install(way, on_disk=on_disk).changed
+    bench.is_whole()
     bench.answers()
