@@ -7,11 +7,14 @@ that the next run does not clear, and the same command without the fault succeed
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import resource
 import shutil
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -213,6 +216,15 @@ class Bench:
         self, way: Name | None, *, on_disk: bool, seconds: float = 60.0, **more: Any
     ) -> InstallResult:
         """Do what a command does, from the plan on, with all that it keeps made anew."""
+        installer, daemon = self.installer(way, seconds=seconds, **more)
+        try:
+            return installer.apply(installer.plan(self.wanted(on_disk=on_disk)), force=True)
+        finally:
+            daemon.close()
+
+    def installer(
+        self, way: Name | None, *, seconds: float = 60.0, **more: Any
+    ) -> tuple[Installer, Daemon]:
         daemon = Daemon(self.wires["daemon"].url, timeout=seconds, create_timeout=seconds)
         ledger = Ledger(self.folder / "ledger.sqlite3")
         weights = Weights(
@@ -233,10 +245,7 @@ class Bench:
             **more,
         )
         installer = Installer(daemon, weights, self.records, ways=ways, reporter=self.reporter)
-        try:
-            return installer.apply(installer.plan(self.wanted(on_disk=on_disk)), force=True)
-        finally:
-            daemon.close()
+        return installer, daemon
 
     def broken(self, column: Column, fault: str, expected: str) -> LlavaOllamaError | None:
         """Install while the column's request has this fault; return how that failed."""
@@ -259,10 +268,10 @@ class Bench:
         assert sources[0] in {sha256(path) for path in QUANTS.values()}
         return sources[0] == sha256(MODEL)
 
-    def is_whole(self) -> None:
+    def is_whole(self, *, alone: bool = False) -> None:
         """See that the new model is there with its bytes, and nothing else of this install."""
         assert self.has_new()
-        assert sorted(self.store.manifests()) == [KEEPER, NAME]
+        assert sorted(self.store.manifests()) == ([NAME] if alone else [KEEPER, NAME])
         assert not [kind for kind in KINDS for _ in self.records.all(kind)]
         assert not self.store.orphans()
         for layer in self.store.manifests()[NAME]["layers"]:
@@ -292,6 +301,14 @@ def running(
 
 @pytest.fixture
 def bench(running: RunningDaemon, tmp_path: Path) -> Iterator[Bench]:
+    with benched(running, tmp_path / "us") as bench:
+        bench.put_old()
+        yield bench
+        bench.put_old()
+
+
+@contextmanager
+def benched(running: RunningDaemon, folder: Path) -> Iterator[Bench]:
     with ExitStack() as stack:
         registry = stack.enter_context(LoopbackRegistry())
         hub = stack.enter_context(LoopbackHub())
@@ -302,10 +319,8 @@ def bench(running: RunningDaemon, tmp_path: Path) -> Iterator[Bench]:
         registry.publish(TAG, MODEL, PROJECTOR)
         for path in (MODEL, PROJECTOR):
             hub.publish(path, REPO)
-        bench = Bench(running, registry, wires, tmp_path / "us")
-        bench.put_old()
+        bench = Bench(running, registry, wires, folder)
         yield bench
-        bench.put_old()
         bench.daemon.close()
 
 
@@ -431,3 +446,150 @@ def test_the_daemons_disk_is_full(bench: Bench, way: Name, largest: int, *, on_d
     assert bench.install(way, on_disk=on_disk).changed
     bench.is_whole()
     bench.answers()
+
+
+@pytest.mark.parametrize(
+    ("column", "largest", "said"),
+    [
+        ("link", 10, r"the state folder `.*/state` cannot be written: File too large"),
+        ("bytes", 500_000, r"`.*/downloads` cannot be used: file too large"),
+    ],
+)
+def test_our_own_disk_is_full(bench: Bench, column: str, largest: int, said: str) -> None:
+    request = COLUMNS[column]
+    done = limited(bench, request, largest)
+    assert done.returncode == 1
+    first, hint = done.stderr.splitlines()[-2:]
+    assert re.fullmatch(f"Error: {said}", first), done.stderr
+    assert hint.startswith("Hint: ")
+    assert "LLAVA_OLLAMA_" in hint
+    assert not bench.has_new()
+    assert sorted(bench.store.manifests()) == [KEEPER, NAME]
+    again = limited(bench, request, 1 << 40)
+    assert again.returncode == 0, again.stderr
+    bench.is_whole()
+    bench.answers()
+
+
+def limited(bench: Bench, column: Column, largest: int) -> subprocess.CompletedProcess[str]:
+    """Run the program, which may write no more than so many bytes into any file."""
+    pair = [str(path) if column.on_disk else path.name for path in bench.files]
+    call = ["install", "--model-file", pair[0], "--mmproj-file", pair[1], "--name", NAME]
+    call += ["--force", "--transfer", column.way, "--parameter", "num_thread=1"]
+    call += [] if column.on_disk else ["--repo", REPO]
+    environment = {
+        "HOME": str(bench.folder),
+        "PATH": os.environ["PATH"],
+        "OLLAMA_HOST": bench.running.host,
+        "OLLAMA_MODELS": str(bench.running.models),
+        "HF_ENDPOINT": bench.wires["hub"].url,
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "LLAVA_OLLAMA_CACHE": str(bench.folder),
+        "LLAVA_OLLAMA_STATE": str(bench.folder / "state"),
+    }
+    command = [sys.executable, "-c", LIMITED, str(largest), *call]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MB, into which the model fits, but not with its projector."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    if not sys.platform.startswith("linux") or os.geteuid() != 0:
+        pytest.skip("only root of Linux may make a small disk; a file-size limit stands in for it")
+    if subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        pytest.skip("no disk may be mounted here; a file-size limit stands in for it")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+SHUT = "read-only|no way|broke off"
+"""A daemon that cannot write answers before it has read the bytes, and the answer may get lost;
+`doctor`, which the hint names, tells that the disk is read-only."""
+
+
+@pytest.mark.parametrize("version", DAEMONS)
+@pytest.mark.parametrize("way", ["link", "upload"])
+def test_a_small_disk_for_the_daemon(
+    version: str, way: Name, small_disk: Path, tmp_path: Path
+) -> None:
+    """A real ENOSPC, and then a disk that has become read-only."""
+    (tmp_path / "daemon").mkdir()
+    (tmp_path / "daemon" / "models").symlink_to(small_disk)
+    running = start(version, tmp_path / "daemon")
+    try:
+        with benched(running, tmp_path / "us") as bench:
+            with pytest.raises(LlavaOllamaError, match="no space") as caught:
+                bench.install(way, on_disk=True)
+            is_in_style(caught.value)
+            assert not bench.store.manifests()
+            remount(small_disk, "size=20m")
+            assert bench.install(way, on_disk=True).changed
+            bench.is_whole(alone=True)
+            swap.remove(bench.daemon, NAME)
+            remount(small_disk, "ro")
+            with pytest.raises(LlavaOllamaError, match=SHUT) as caught:
+                bench.install(way, on_disk=True)
+            is_in_style(caught.value)
+            remount(small_disk, "rw")
+            assert bench.install(way, on_disk=True).changed
+            bench.is_whole(alone=True)
+    finally:
+        running.stop()
+
+
+def remount(folder: Path, option: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{option}", str(folder)], check=True)
+
+
+def _grow(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"more")
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "other bytes": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+    "truncated": lambda path: os.truncate(path, path.stat().st_size - 1),
+    "grown": _grow,
+    "another file": lambda path: Path(shutil.copy(QUANTS["f16"], f"{path}.new")).replace(path),
+    "gone": lambda path: path.unlink(),
+}
+
+
+class Meddling(Listening):
+    """Changes a file as soon as one has been hashed."""
+
+    def __init__(self, change: Callable[[], object]) -> None:
+        super().__init__()
+        self._changes = [change]
+
+    def finished(self, task: str) -> None:
+        if self._changes and not task.startswith("send"):
+            self._changes.pop()()
+
+
+@pytest.mark.parametrize("way", ["link", "upload"])
+@pytest.mark.parametrize("after", ["plan", "hashing"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_file_that_changes(bench: Bench, way: Name, after: str, change: str) -> None:
+    path, meddle = bench.files[0], CHANGES[change]
+    if after == "hashing":
+        bench.reporter = Meddling(lambda: meddle(path))
+    installer, daemon = bench.installer(way)
+    plan = installer.plan(bench.wanted(on_disk=True))
+    if after == "plan":
+        meddle(path)
+    with pytest.raises(LlavaOllamaError) as caught:
+        installer.apply(plan, force=True)
+    daemon.close()
+    is_in_style(caught.value)
+    assert not bench.has_new()
+    assert sorted(bench.store.manifests()) == [KEEPER, NAME]
+    assert not bench.daemon.has_blob(sha256(MODEL))
+    path.unlink(missing_ok=True)
+    shutil.copy(MODEL, path)
+    bench.reporter = Listening()
+    assert bench.install(way, on_disk=True).changed
+    bench.is_whole()
