@@ -45,14 +45,14 @@ class AsyncLlava:
         model: str | os.PathLike[str] | None = None,
         mmproj: str | os.PathLike[str] | None = None,
         threads: int | None = None,
+        mend: bool = False,
         reporter: Reporter = SILENT,
     ) -> Self:
         """See `Llava.embedded`; the model is loaded before this returns."""
         from llava_ollama import in_process
 
-        engine = in_process.start_async(
-            name, quant, (model, mmproj), threads=threads, reporter=reporter
-        )
+        which = in_process.Which(name, quant, model, mmproj, mend=mend)
+        engine = in_process.start_async(which, threads=threads, reporter=reporter)
         return cls(engine=engine, reporter=reporter)
 
     @classmethod

@@ -36,7 +36,8 @@ _MODEL_KEYS = {
 _LARGEST = 1_000_000
 _LARGEST_FILE = 1 << 63
 """Bytes of a catalog, and of a weight file that it names."""
-_FILE_KEYS = {"file", "repo", "revision", "size", "sha256", "library"}
+_FILE_KEYS = {"file", "repo", "revision", "size", "sha256", "library", "vision-layers"}
+_MOST_LAYERS = 1000
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,16 @@ class WeightFile:
     """Set for a file that is on this machine already: bundled or named by the user."""
     library: str | None = None
     """A tag of Ollama's public library with this very model and its projector."""
+    vision_layers: int | None = None
+    """How many blocks of its vision tower a projector was trained with, where that is known."""
+    source: WeightFile | None = None
+    """Set for a mended copy: the file that it is made of. It has no other origin of its own."""
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """What it is recorded under: repository, revision and name."""
+        """What its download is recorded under: repository, revision and name."""
+        if self.source is not None:
+            return self.source.key
         return self.repo or "", self.revision, self.name
 
 
@@ -105,6 +112,11 @@ class Catalog:
                 hint=suggestion(name, self.entries, "Known models are"),
             )
         return self.entries[name]
+
+    def vision_layers(self, sha256: str) -> int | None:
+        """Return how many blocks the projector with this sha256 was trained with, if known."""
+        found = (entry.projector for entry in self.entries.values())
+        return next((file.vision_layers for file in found if file.sha256 == sha256), None)
 
 
 def suggestion(wrong: str, known: Iterable[str], otherwise: str) -> str:
@@ -238,11 +250,7 @@ def _weight_file(
     if not name:
         raise _Mistake(f"`{where}.file` is empty")
     repo = _text({**shared, **data}, "repo", where, "")
-    size = data.get("size")
-    if size is not None and (
-        not isinstance(size, int) or isinstance(size, bool) or not 0 < size < _LARGEST_FILE
-    ):
-        raise _Mistake(f"`{where}.size` must be a number of bytes")
+    size = _whole(data, "size", where, _LARGEST_FILE)
     sha256 = _text(data, "sha256", where, "") or None
     if sha256 is not None and not is_sha256(sha256):
         raise _Mistake(f"`{where}.sha256` must be 64 lower-case hexadecimal digits")
@@ -259,6 +267,7 @@ def _weight_file(
         sha256=sha256,
         path=path,
         library=_text(data, "library", where, "") or None,
+        vision_layers=_whole(data, "vision-layers", where, _MOST_LAYERS),
     )
 
 
@@ -276,6 +285,14 @@ def _text(data: Mapping[str, Any], key: str, where: str, default: str | None = N
     if not isinstance(value, str):
         raise _wrong(data, key, where, "a string")
     return value
+
+
+def _whole(data: Mapping[str, Any], key: str, where: str, most: int) -> int | None:
+    value = data.get(key)
+    if value is None or (type(value) is int and 0 < value < most):
+        return value
+    what = "a number of bytes" if key == "size" else "a number of blocks"
+    raise _Mistake(f"`{where}.{key}` must be {what}")
 
 
 def _flag(data: Mapping[str, Any], key: str) -> bool:

@@ -63,18 +63,22 @@ class Llava:
         model: str | os.PathLike[str] | None = None,
         mmproj: str | os.PathLike[str] | None = None,
         threads: int | None = None,
+        mend: bool = False,
         reporter: Reporter = SILENT,
     ) -> Self:
         """Run llama.cpp in this process: a catalog model by name, or two files of your own.
 
         A catalog model that is not on this machine is downloaded first; `reporter` hears of that.
+        With `mend` a copy of the projector is loaded of which all blocks are run that it was
+        trained with, where the catalog knows how many; else, as everywhere, it may be one less.
 
         Raises:
             EngineUnavailable: the extra `embedded` is not installed.
         """
         from llava_ollama import in_process
 
-        engine = in_process.start(name, quant, (model, mmproj), threads=threads, reporter=reporter)
+        which = in_process.Which(name, quant, model, mmproj, mend=mend)
+        engine = in_process.start(which, threads=threads, reporter=reporter)
         return cls(engine=engine, reporter=reporter)
 
     @classmethod

@@ -12,11 +12,12 @@ from pathlib import Path
 
 from llava_ollama import inventory, modelfile, store, swap
 from llava_ollama.catalog import Catalog
-from llava_ollama.daemon import Daemon
+from llava_ollama.daemon import Daemon, Shown
 from llava_ollama.doctor_store import StoreDoctor
 from llava_ollama.errors import LlavaOllamaError
 from llava_ollama.findings import Finding
 from llava_ollama.ledger import Ledger
+from llava_ollama.pins import Known
 from llava_ollama.records import Records
 from llava_ollama.settings import Settings
 from llava_ollama.store import NoStore
@@ -107,10 +108,26 @@ class Doctor:
                 fix = f"llava-ollama remove {name}, then install it again"
                 yield Finding("models", "error", f"`{name}` does not see pictures", fix)
             else:
-                yield self._template(name)
+                shown = self.daemon.show(name)
+                yield self._template(name, shown)
+                yield from self._tower(name, shown)
 
-    def _template(self, name: str) -> Finding:
-        shown = self.daemon.show(name)
+    def _tower(self, name: str, shown: Shown) -> Iterator[Finding]:
+        """Say when a known projector is run without the end of its vision tower."""
+        sources = Known.of(self.daemon, self.catalog, self.records).source
+        trained = self.catalog.vision_layers(sources(shown.sources[-1])) if shown.sources else None
+        run = shown.blocks_run
+        if trained is not None and run is not None and run < trained:
+            detail = (
+                f"`{name}` is run with {run} of the {trained} blocks of its vision tower, as by all"
+                " engines (llama.cpp issue 25817)"
+            )
+            found = inventory.catalog_name(shown, self.catalog, self.records, self.daemon.key)
+            what = found.replace(" ", " --quant ") or "…"
+            fix = f"llava-ollama install {what} --mend, which installs it beside this one"
+            yield Finding("vision tower", "warning", detail, fix)
+
+    def _template(self, name: str, shown: Shown) -> Finding:
         if shown.template == modelfile.chat_template() or not inventory.has_catalog_files(
             shown, self.catalog, self.records, self.daemon.key
         ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from llava_ollama.ledger import LEDGER, Ledger
 from llava_ollama.progress import SILENT, Reporter
 from llava_ollama.settings import Settings
 from llava_ollama.weights import Weights
+from llava_ollama.weights.mended import mended_copy
 
 if TYPE_CHECKING:
     from llava_ollama.engine.llamacpp import AsyncLlamaCppEngine, LlamaCppEngine
@@ -20,61 +22,59 @@ if TYPE_CHECKING:
 FilePath = str | os.PathLike[str]
 
 
+@dataclass(frozen=True)
+class Which:
+    """What is to run: a catalog model by `name`, or two files of the user's."""
+
+    name: str | None = None
+    quant: str | None = None
+    model: FilePath | None = None
+    projector: FilePath | None = None
+    mend: bool = False
+    """Whether all of the projector's vision tower is to be run, where its depth is known."""
+
+
 def start(
-    name: str | None,
-    quant: str | None,
-    files: tuple[FilePath | None, FilePath | None],
-    *,
-    threads: int | None = None,
-    reporter: Reporter = SILENT,
+    which: Which, *, threads: int | None = None, reporter: Reporter = SILENT
 ) -> LlamaCppEngine:
-    """Return an engine for the catalog model `name`, or for the `files` model and projector."""
+    """Return an engine for a pair, which is fetched and mended as far as it is needed."""
     from llava_ollama.engine.embedded import start_embedded
 
-    return start_embedded(**_arguments(name, quant, files, threads=threads, reporter=reporter))
+    return start_embedded(**_arguments(which, threads=threads, reporter=reporter))
 
 
 def start_async(
-    name: str | None,
-    quant: str | None,
-    files: tuple[FilePath | None, FilePath | None],
-    *,
-    threads: int | None = None,
-    reporter: Reporter = SILENT,
+    which: Which, *, threads: int | None = None, reporter: Reporter = SILENT
 ) -> AsyncLlamaCppEngine:
     """See `start`."""
     from llava_ollama.engine.embedded import start_embedded_async
 
-    return start_embedded_async(
-        **_arguments(name, quant, files, threads=threads, reporter=reporter)
-    )
+    return start_embedded_async(**_arguments(which, threads=threads, reporter=reporter))
 
 
-def _arguments(
-    name: str | None,
-    quant: str | None,
-    files: tuple[FilePath | None, FilePath | None],
-    *,
-    threads: int | None,
-    reporter: Reporter,
-) -> dict[str, Any]:
+def _arguments(which: Which, *, threads: int | None, reporter: Reporter) -> dict[str, Any]:
     settings = Settings.read()
     common = {"cache": settings.cache / "mended", "threads": threads, "reporter": reporter}
-    model, projector = files
+    known = catalog.load(settings.catalog)
+    ledger = Ledger(settings.cache / LEDGER)
+    weights = Weights(
+        downloads=settings.cache / "downloads", ledger=ledger, catalog=known, reporter=reporter
+    )
+    name, model, projector = which.name, which.model, which.projector
     if name is None and model is not None and projector is not None:
-        return {"model": Path(model), "projector": Path(projector), **common}
+        path = Path(projector)
+        if which.mend:
+            path = weights.fetch(mended_copy(WeightFile(name=path.name, path=path))).path
+        return {"model": Path(model), "projector": path, **common}
     if name is None or model is not None or projector is not None:
         raise UsageProblem(
             "an embedded model is a catalog name, or two files",
             hint='Write `embedded("tiny-llava")` or `embedded(model="A.gguf", mmproj="B.gguf")`',
         )
-    entry = catalog.load(settings.catalog).entry(name)
-    _, wanted = entry.model(quant)
-    ledger = Ledger(settings.cache / LEDGER)
-    weights = Weights(downloads=settings.cache / "downloads", ledger=ledger, reporter=reporter)
-    paths, digests = zip(
-        *(_at_hand(weights, file) for file in (wanted, entry.projector)), strict=True
-    )
+    entry = known.entry(name)
+    seen = mended_copy(entry.projector) if which.mend else entry.projector
+    pair = entry.model(which.quant)[1], seen
+    paths, digests = zip(*(_at_hand(weights, file) for file in pair), strict=True)
     return {
         "model": paths[0],
         "projector": paths[1],
@@ -86,8 +86,10 @@ def _arguments(
 
 def _at_hand(weights: Weights, file: WeightFile) -> tuple[Path, str | None]:
     """Return a file's path and sha256; what was proven when it came is not hashed again."""
-    place = weights.locate(file)
-    if place.path is not None and place.origin in {"bundled", "downloaded"}:
-        return place.path, place.sha256
-    local = weights.fetch(place.file)
+    if file.source is None:
+        place = weights.locate(file)
+        if place.path is not None and place.origin in {"bundled", "downloaded"}:
+            return place.path, place.sha256
+        file = place.file
+    local = weights.fetch(file)
     return local.path, local.sha256

@@ -5,11 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from llava_ollama import swap
-from llava_ollama.catalog import WeightFile
 from llava_ollama.daemon import Daemon, Shown, full_name
 from llava_ollama.errors import DaemonError, LlavaOllamaError, ModelConflict, StoreError
 from llava_ollama.package import Package
@@ -17,16 +15,17 @@ from llava_ollama.planning import (
     InstallPlan,
     PlannedPart,
     Planner,
-    Role,
     Wanted,
     from_catalog,
     from_files,
+    mended,
     read_template,
 )
 from llava_ollama.preflight import LLAMA3_TOKENS, no_template, preflight, remarks
 from llava_ollama.progress import SILENT, Reporter
 from llava_ollama.records import Records
-from llava_ollama.transfer import Blob, Brought, How
+from llava_ollama.results import InstalledPart, InstallResult, installed_parts
+from llava_ollama.transfer import Blob, Brought
 from llava_ollama.transfer.interface import THERE
 from llava_ollama.ways import Ways
 from llava_ollama.weights import LocalFile, Weights
@@ -40,6 +39,7 @@ __all__ = [
     "Wanted",
     "from_catalog",
     "from_files",
+    "mended",
     "read_template",
 ]
 
@@ -50,29 +50,6 @@ _TRIES = 3
 """Attempts at `create` where another model's removal takes away a blob that both have."""
 _REWRITING = ("validating GGUF model", "verifying conversion", "updating GGUF projector metadata")
 """Status lines of the daemons that write other bytes than they were given (0.30 to 0.34.0)."""
-
-
-@dataclass(frozen=True)
-class InstalledPart:
-    """One installed file: the digest of its source, and the digest that the daemon keeps."""
-
-    role: Role
-    source_digest: str
-    stored_digest: str
-    transfer: How
-    """How its bytes got into the daemon."""
-    bytes_written: int
-
-
-@dataclass(frozen=True)
-class InstallResult:
-    """What `apply()` did; `changed` is False when all was there already."""
-
-    name: str
-    changed: bool
-    package_digest: str
-    parts: tuple[InstalledPart, ...]
-    seconds: float
 
 
 class Installer:
@@ -127,14 +104,15 @@ class Installer:
         else:
             changed, brought, shown = self._install(plan, package, files, force=force)
         self._remember(plan.wanted.name, package)
-        for part, each in zip(plan.parts, brought, strict=True):
+        for part, file, each in zip(plan.parts, files, brought, strict=True):
             # Bytes that the daemon shares cost nothing, and spare a download another time.
-            self._clean_up(part.file, keep=keep_files or each.how in {"hard link", "reflink"})
+            shared = each.how in {"hard link", "reflink"} and part.mending is None
+            self._clean_up(part, file, keep=keep_files or shared)
         return InstallResult(
             name=plan.wanted.name,
             changed=changed,
             package_digest=package.digest(),
-            parts=_installed(package, shown, brought),
+            parts=installed_parts(plan, package, shown, brought),
             seconds=time.monotonic() - begun,
         )
 
@@ -184,8 +162,8 @@ class Installer:
         """Bring the blobs that the daemon lacks and register them under the temporary name."""
         digests = (package.model, package.projector)
         if not self._ways.offered:
-            planned = any(part.transfer == "pull" for part in plan.parts)
-            tag = plan.wanted.model.library if planned else None
+            pulled = any(part.transfer == "pull" for part in plan.parts)
+            tag = plan.wanted.model.library if pulled else None
             self._ways.offer(tag, frozenset(digests), begun=False)
         blobs = [_blob(*each) for each in zip(plan.parts, digests, files, strict=True)]
 
@@ -277,18 +255,17 @@ class Installer:
         record = {"host": self._daemon.key, "name": name, "package": package.digest()}
         self._records.put("installed", self._daemon.key, full_name(name), record=record)
 
-    def _clean_up(self, file: WeightFile, *, keep: bool) -> None:
-        """Remove what was downloaded only to be sent; a file that was here before stays.
+    def _clean_up(self, part: PlannedPart, local: LocalFile | None, *, keep: bool) -> None:
+        """Remove what was made or downloaded only to be sent; a file that was here before stays.
 
         The record also tells of a download by an earlier install, which did not get this far.
         """
-        if self._records.get("transient", *file.key) is None:
-            return
-        place = self._weights.locate(file)
-        if not keep and place.origin == "downloaded" and place.path and place.size is not None:
-            local = LocalFile(place.path, place.sha256 or "", place.size, "downloaded")
-            self._weights.discard(local)
-        self._records.drop("transient", *file.key)
+        if local is not None and local.origin == "mended":
+            self._weights.discard(local)  # made again at no great cost; a link has its other name
+        if self._records.get("transient", *part.file.key) is not None:
+            if not keep:
+                self._weights.forget(part.file)
+            self._records.drop("transient", *part.file.key)
 
 
 def conflict(name: str) -> ModelConflict:
@@ -297,17 +274,6 @@ def conflict(name: str) -> ModelConflict:
         f"another model is installed as `{name}`",
         hint="Replace it with `--force`, or choose a name of your own with `--name`",
     )
-
-
-def _installed(
-    package: Package, shown: Shown, brought: tuple[Brought, Brought]
-) -> tuple[InstalledPart, InstalledPart]:
-    given = (package.model, package.projector)
-    model, projector = (
-        (source, stored, by.how, by.written)
-        for source, stored, by in zip(given, shown.sources, brought, strict=True)
-    )
-    return InstalledPart("model", *model), InstalledPart("projector", *projector)
 
 
 def _blob(part: PlannedPart, digest: str, file: LocalFile | None) -> Blob:

@@ -97,8 +97,11 @@ def catalog_name(shown: Shown, catalog: Catalog, records: Records, host: str) ->
 
 
 def has_catalog_files(shown: Shown, catalog: Catalog, records: Records, host: str) -> bool:
-    """Whether `shown` is made of a catalog entry's files, whatever its words are."""
-    return any(True for _ in _made_of(shown, catalog, records, host))
+    """Whether `shown` is made of a catalog entry's files, mended or not, whatever its words are."""
+    made = records.mended()
+    sources = tuple(made[x]["source"] if x in made else x for x in shown.sources)
+    plain = replace(shown, sources=sources)
+    return any(True for _ in _made_of(plain, catalog, records, host))
 
 
 def is_ours(shown: Shown, catalog: Catalog, records: Records, host: str) -> bool:

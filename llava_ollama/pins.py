@@ -6,11 +6,13 @@ What the catalog pins, and what a rewriting daemon (0.30 to 0.34.0) was seen to 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from llava_ollama.catalog import Catalog, WeightFile
 from llava_ollama.daemon import Daemon
 from llava_ollama.records import Records
+from llava_ollama.weights.mended import mended_copy
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ class Known:
             for r in records.all("rewritten")
             if r.get("host") == daemon.key and r.keys() >= {"stored", "source"}
         }
-        return cls(daemon, catalog, records, _pins(catalog), sources)
+        pins = _pins(catalog)
+        return cls(daemon, catalog, records, {**_mended(pins, records), **pins}, sources)
 
     def source(self, sha256: str) -> str:
         """Return the digest of the file that a stored one was made of: mostly its own."""
@@ -73,3 +76,16 @@ def _pins(catalog: Catalog) -> dict[str, Pin]:
                 label = f"{entry.name} projector"
                 pins[projector.sha256] = Pin(label, projector, file.library, both)
     return pins
+
+
+def _mended(pins: Mapping[str, Pin], records: Records) -> dict[str, Pin]:
+    """Return the mended copies that were made on this machine: they can be made again."""
+    made: dict[str, Pin] = {}
+    for sha256, record in records.mended().items():
+        source, layers = record["source"], record.get("layers", "")
+        path = Path(record.get("path") or source)
+        pin = pins.get(source) or Pin(path.name, WeightFile(path.name, path=path, sha256=source))
+        original = replace(pin.file, vision_layers=None)  # the catalog may have learnt another
+        copy = mended_copy(original, int(layers) if layers.isdecimal() else None)
+        made[sha256] = Pin(f"{pin.label}, mended", replace(copy, sha256=sha256))
+    return made

@@ -19,7 +19,8 @@ from llava_ollama.preflight import preflight
 from llava_ollama.records import Records
 from llava_ollama.transfer import Blob, Cost, Name
 from llava_ollama.ways import Ways
-from llava_ollama.weights import LocalFile, Weights, Whereabouts
+from llava_ollama.weights import LocalFile, Mending, Weights, Whereabouts
+from llava_ollama.weights.mended import mended_copy
 
 Existing = Literal["absent", "equal", "different", "broken"]
 Role = Literal["model", "projector"]
@@ -77,6 +78,8 @@ class PlannedPart:
     """The bytes that this needs, the download included."""
     passed_over: tuple[tuple[Name, str], ...] = ()
     """The other ways, and why each is not taken."""
+    mending: Mending | None = None
+    """Set where a mended copy is sent; `digest` and `size` are then the copy's."""
 
 
 @dataclass(frozen=True)
@@ -117,15 +120,14 @@ class Planner:
         """
         full_name(wanted.name)
         text = modelfile.render(wanted.words())
-        pins = wanted.model.sha256, wanted.projector.sha256
+        pins = self._weights.pin(wanted.model), self._weights.pin(wanted.projector)
         # What is there already needs no look at this disk or at the Hub, and no library for it.
         existing, shown = self.existing(wanted, *pins) if all(pins) else ("absent", None)
         findings: tuple[Finding, ...] = ()
         if existing == "equal":
-            model, projector = wanted.model, wanted.projector
             parts = (
-                PlannedPart("model", model, pins[0], model.size, origin="daemon"),
-                PlannedPart("projector", projector, pins[1], projector.size, origin="daemon"),
+                _present("model", wanted.model, pins[0]),
+                _present("projector", wanted.projector, pins[1]),
             )
         else:
             places = self._locate(wanted.model), self._locate(wanted.projector)
@@ -133,7 +135,8 @@ class Planner:
                 existing, shown = self.existing(wanted, places[0].sha256, places[1].sha256)
             if existing != "equal":
                 paths = places[0].path, places[1].path
-                findings = preflight(*paths, llama3=wanted.is_llama3)
+                mending = places[1].mending is not None
+                findings = preflight(*paths, llama3=wanted.is_llama3, mending=mending)
             parts = self._parts(wanted, places, equal=existing == "equal")
         installed = shown.package() if shown else None
         return InstallPlan(
@@ -194,21 +197,29 @@ class Planner:
             for place, at_daemon in zip(places, there, strict=True)
         )
         digests = frozenset(place.sha256 for place in places if place.sha256)
-        self._ways.offer(wanted.model.library, digests, begun=begun)
+        # No public tag has a mended projector.
+        tag = None if places[1].mending else wanted.model.library
+        self._ways.offer(tag, digests, begun=begun)
         return (
             self._part("model", places[0], there=there[0]),
             self._part("projector", places[1], there=there[1]),
         )
 
     def _part(self, role: Role, place: Whereabouts, *, there: bool) -> PlannedPart:
+        mending = place.mending
         if there:
-            return PlannedPart(role, place.file, place.sha256, place.size, origin="daemon")
+            return PlannedPart(
+                role, place.file, place.sha256, place.size, origin="daemon", mending=mending
+            )
         choice = self._ways.choose(Blob(place.path, place.sha256 or "", place.size or 0))
         way, cost, missing = choice.transfer.name, choice.cost, place.missing
         if way == "pull":
             missing = 0
         elif missing is not None and place.path is None:
             cost = dataclasses.replace(cost, fetched=missing)  # the rest has arrived before
+        if mending is not None:
+            copy = place.size or 0
+            cost = dataclasses.replace(cost, read=cost.read + copy, written=cost.written + copy)
         return PlannedPart(
             role=role,
             file=place.file,
@@ -220,7 +231,22 @@ class Planner:
             transfer=way,
             cost=cost,
             passed_over=choice.passed_over,
+            mending=mending,
         )
+
+
+def _present(role: Role, file: WeightFile, digest: str | None) -> PlannedPart:
+    mending = Mending(file.source.sha256, ()) if file.source else None
+    return PlannedPart(role, file, digest, file.size, "daemon", mending=mending)
+
+
+def mended(wanted: Wanted, layers: int | None = None) -> Wanted:
+    """Return the same with its projector mended, which was trained with `layers` blocks.
+
+    Raises:
+        UsageProblem: the catalog knows another number.
+    """
+    return dataclasses.replace(wanted, projector=mended_copy(wanted.projector, layers))
 
 
 def from_catalog(

@@ -18,7 +18,9 @@ _COSTLY = "feature layer"
 """The check whose finding costs right answers in Ollama too (measured: 26 of 60, not 60)."""
 
 
-def preflight(model: Path | None, projector: Path | None, *, llama3: bool) -> tuple[Finding, ...]:
+def preflight(
+    model: Path | None, projector: Path | None, *, llama3: bool, mending: bool = False
+) -> tuple[Finding, ...]:
     """Judge the files as far as they are on this machine; return what engines will miss in them.
 
     Raises:
@@ -32,9 +34,11 @@ def preflight(model: Path | None, projector: Path | None, *, llama3: bool) -> tu
         checks.pair(headers[0], headers[1])
     if headers[0] and llama3 and not checks.has_llama3_vocabulary(headers[0]):
         raise no_template(headers[0].path.name)
+    # What a mending of the projector leaves open it says itself.
+    judged = headers[:1] if mending else headers
     return tuple(
         dataclasses.replace(found, detail=f"`{header.path.name}` {found.detail}")
-        for header in headers
+        for header in judged
         if header
         for found in checks.health(header)
     )
@@ -43,7 +47,11 @@ def preflight(model: Path | None, projector: Path | None, *, llama3: bool) -> tu
 def remarks(findings: Iterable[Finding]) -> list[str]:
     """Return the findings in one sentence, and what costs right answers in one of its own."""
     findings = list(findings)
-    said = [found.detail for found in findings if found.check == _COSTLY]
+    said = [
+        f"{found.detail}; `llava-ollama install --mend` sets it"
+        for found in findings
+        if found.check == _COSTLY
+    ]
     if others := dict.fromkeys(found.check for found in findings if found.check != _COSTLY):
         said.append(
             f"these files lack what today's engines look for ({', '.join(others)}); Ollama runs "

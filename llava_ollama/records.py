@@ -6,6 +6,7 @@
 - `transient`: files that an install downloads only to send them on
 - `probe`: a file that asks a daemon whether a folder is its own, for as long as the question takes
 - `pulled`: names that a daemon pulls only for their blobs
+- `mended`: source sha256 and trained depth → the sha256 of the mended copy
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Literal
 
 from llava_ollama.errors import LlavaOllamaError
 
-Kind = Literal["pending", "installed", "rewritten", "transient", "probe", "pulled"]
+Kind = Literal["pending", "installed", "rewritten", "transient", "probe", "pulled", "mended"]
 _LARGEST = 1 << 16
 _OLD = 60.0
 """Bytes of a record, and seconds after which nobody writes one any more."""
@@ -70,6 +71,11 @@ class Records:
         """Return what a rewriting daemon made of the file `digest`, where that is known."""
         record = self.get("rewritten", daemon, digest)
         return record.get("stored", digest) if record else digest
+
+    def mended(self) -> dict[str, dict[str, str]]:
+        """Return what is known of mended copies, by their sha256."""
+        made = (r for r in self.all("mended") if r.keys() >= {"sha256", "source"})
+        return {record["sha256"]: record for record in made}
 
     def drop(self, kind: Kind, *key: str) -> None:
         """Remove a record, if it is there.

@@ -59,6 +59,18 @@ class Shown:
         return None
 
     @property
+    def blocks_run(self) -> int | None:
+        """How many blocks of a LLaVA projector's vision tower are run, where the daemon says so.
+
+        It is one less than is stored, unless a feature layer is named (llama.cpp issue 25817); then
+        None, since the number that it names is often left out of the reply.
+        """
+        stored = self.projector_info.get("clip.vision.block_count")
+        if isinstance(stored, int) and "clip.vision.feature_layer" not in self.projector_info:
+            return stored - 1
+        return None
+
+    @property
     def has_vision(self) -> bool:
         """Whether the model sees pictures."""
         return "vision" in self.capabilities

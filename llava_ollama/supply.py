@@ -142,7 +142,9 @@ class Supply:
         return local
 
     def _discard(self, local: LocalFile) -> None:
-        """Remove what was downloaded only for this; the blob has its bytes, or its link."""
-        if file := self._fresh.pop(local, None):
+        """Remove what was made or downloaded for this; the blob has its bytes, or its link."""
+        if local.origin == "mended":
             self.weights.discard(local)
+        if file := self._fresh.pop(local, None):
+            self.weights.forget(file)
             self.known.records.drop("transient", *file.key)

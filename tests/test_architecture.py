@@ -20,7 +20,7 @@ ledger store
 engine swap transfer
 ways preflight
 planning turns pins quarantine
-inventory
+inventory results
 verify supply doctor_store
 install in_process doctor chat repair extract
 client

@@ -150,7 +150,10 @@ def test_run_says_what_it_attaches_before_it_asks(desk: Path):
         (["render"], ["modelfile", "path"]),
         (["render", "-o", "new"], ["modelfile", "path"]),
         (["download", "tiny-llava"], ["files"]),
-        (["mend", "bare.gguf", "-o", "out.gguf"], ["path", "changes", "sha256"]),
+        (
+            ["mend", "bare.gguf", "-o", "out.gguf"],
+            ["path", "changes", "sha256", "source_sha256", "size"],
+        ),
         (["doctor"], ["findings"]),
         (["verify"], ["models"]),
         (["inspect", "bare.gguf"], ["files", "pairing"]),

@@ -144,15 +144,38 @@ def test_the_published_model_lacks_what_a_mended_copy_has(tmp_path: Path) -> Non
 
 def test_the_published_projector_does_not_load_and_leaves_a_block_out(tmp_path: Path) -> None:
     path = published_projector(PROJECTOR, tmp_path / "mmproj.gguf")
+    command = f"llava-ollama mend {path} -o {tmp_path / 'mmproj-mended.gguf'}"
     assert findings(path) == {
-        "projector type": (
+        "projector type": ("warning", command),
+        "feature layer": (
             "warning",
-            f"llava-ollama mend {path} -o {tmp_path / 'mmproj-mended.gguf'}",
+            f"{command}, or `llava-ollama install` with `--mend`",
         ),
-        "feature layer": ("warning", ""),
     }
     detail = checks.health(read(path))[1].detail
     assert "engines run 2 of its 3 blocks (llama.cpp issue 25817)" in detail
+
+
+@pytest.mark.parametrize(
+    ("width", "stored", "run", "short"),
+    [
+        (1024, 23, 22, True),  # xtuner's, and most others
+        (1024, 24, 23, False),  # all of CLIP-L, of which LLaVA takes what the last but one gives
+        (768, 24, 23, True),
+    ],
+)
+def test_how_many_blocks_engines_run(
+    tmp_path: Path, width: int, stored: int, run: int, *, short: bool
+) -> None:
+    keys = CLIP | {"clip.vision.embedding_length": width, "clip.vision.block_count": stored}
+    header = read(write(tmp_path / "x.gguf", keys, LLAVA))
+    assert checks.blocks(header) == checks.Blocks(stored, run, settled=False)
+    assert ("feature layer" in findings(header.path)) is short
+    named = keys | {checks.FEATURE_LAYER: [22]}
+    header = read(write(tmp_path / "y.gguf", named, LLAVA))
+    assert checks.blocks(header) == checks.Blocks(stored, 22, settled=True)
+    assert "feature layer" not in findings(header.path)
+    assert checks.blocks(read(write(tmp_path / "z.gguf", CLIP, LLAVA))) is None
 
 
 def test_other_projectors_are_not_judged_by_llava_s_layers(tmp_path: Path) -> None:

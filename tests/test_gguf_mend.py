@@ -20,7 +20,8 @@ import pytest
 
 from llava_ollama.errors import GGUFError, NotEnoughSpace
 from llava_ollama.gguf import checks
-from llava_ollama.gguf.mend import chat_template, mend, planned
+from llava_ollama.gguf.changes import MENDED_FROM, MENDED_KEYS, chat_template, planned
+from llava_ollama.gguf.mend import Recipe, mend
 from llava_ollama.gguf.reader import read
 from llava_ollama.progress import Reporter
 from tests.published import published_model, published_projector, rewrite, write
@@ -71,8 +72,70 @@ def test_the_published_projector_gets_its_type_and_nothing_else(projector: Path)
     assert mended.sha256 == hashlib.sha256(out.read_bytes()).hexdigest()
     untouched(projector, out, set())
     new, old = read(out).metadata, read(projector).metadata
-    assert new.keys() - old.keys() == {"clip.projector_type"}
-    assert gguf.GGUFReader(out).fields["clip.projector_type"].contents() == "mlp"
+    assert new.keys() - old.keys() == {"clip.projector_type", MENDED_FROM, MENDED_KEYS}
+    fields = gguf.GGUFReader(out).fields
+    assert fields["clip.projector_type"].contents() == "mlp"
+    assert fields[MENDED_KEYS].contents() == "clip.projector_type"
+    assert fields[MENDED_FROM].contents() == mended.source_sha256
+    assert mended.source_sha256 == hashlib.sha256(projector.read_bytes()).hexdigest()
+    assert mended.size == out.stat().st_size
+
+
+def test_a_known_depth_sets_the_feature_layer(projector: Path) -> None:
+    out = projector.with_name("out.gguf")
+    mended = mend(projector, out, layers=3)
+    assert mended.changes[1] == (
+        "added `clip.vision.feature_layer` = `[3]`: engines run only 2 blocks without it"
+        " (llama.cpp issue 25817)"
+    )
+    untouched(projector, out, set())
+    field = gguf.GGUFReader(out).fields["clip.vision.feature_layer"]
+    assert (field.contents(), field.types) == (
+        [3],
+        [gguf.GGUFValueType.ARRAY, gguf.GGUFValueType.INT32],
+    )
+    assert read(out).text(MENDED_KEYS) == "clip.projector_type, clip.vision.feature_layer"
+    assert checks.health(read(out)) == []
+    recipe = Recipe.of(read(projector), layers=3)
+    assert recipe.digest() == (mended.sha256, mended.size)
+
+
+def test_the_recipe_does_not_change(tmp_path: Path) -> None:
+    """`repair` makes a copy again, by its digest, with whatever version is installed by then."""
+    projector = write(tmp_path / "x.gguf", CLIP | {"clip.vision.block_count": 23}, LLAVA)
+    assert mend(projector, tmp_path / "out.gguf", layers=23).sha256 == (
+        "17c8cd5503f61067a015a531235aa2b241d645efe94465f092f1c66d0bf13ca3"
+    )
+
+
+@pytest.mark.parametrize(
+    ("stored", "more", "layers"),
+    [
+        (24, {}, 23),  # one more than was trained is stored: engines run the right number
+        (25, {}, 23),
+        (23, {"clip.vision.feature_layer": [22]}, 23),
+        (23, {}, None),
+    ],
+)
+def test_a_tower_that_is_right_or_unknown_is_left_alone(
+    tmp_path: Path, stored: int, more: dict[str, Any], layers: int | None
+) -> None:
+    keys = {"clip.projector_type": "mlp", "clip.vision.block_count": stored, **more}
+    path = write(tmp_path / "x.gguf", CLIP | keys, LLAVA)
+    mended = mend(path, tmp_path / "out.gguf", layers=layers)
+    assert mended.changes == ()
+    assert mended.path.read_bytes() == path.read_bytes()
+
+
+def test_a_block_that_does_nothing_is_left_alone() -> None:
+    """The bundled projector has one; it would stay right with a feature layer, but needs none."""
+    assert checks.blocks(read(PROJECTOR)) == checks.Blocks(4, 3, settled=True)
+    assert planned(read(PROJECTOR), 3) == planned(read(PROJECTOR), 4) == []
+
+
+def test_more_layers_than_there_are_are_refused(projector: Path, tmp_path: Path) -> None:
+    with pytest.raises(GGUFError, match="stores 3 blocks of its vision tower, not `4`"):
+        mend(projector, tmp_path / "out.gguf", layers=4)
 
 
 def test_the_published_model_gets_what_its_vocabulary_implies(model: Path) -> None:
@@ -85,11 +148,11 @@ def test_the_published_model_gets_what_its_vocabulary_implies(model: Path) -> No
         "added `tokenizer.chat_template`, the Llama-3-instruct template",
     ]
     untouched(model, out, {"tokenizer.ggml.eos_token_id"})
-    healthy = {key: field.contents() for key, field in gguf.GGUFReader(INT4).fields.items()}
-    fields = {key: field.contents() for key, field in gguf.GGUFReader(out).fields.items()}
-    kinds = {key: field.types for key, field in gguf.GGUFReader(out).fields.items()}
-    assert fields == healthy
-    assert kinds == {key: field.types for key, field in gguf.GGUFReader(INT4).fields.items()}
+    old, new = gguf.GGUFReader(INT4).fields, gguf.GGUFReader(out).fields
+    assert new.keys() - old.keys() == {MENDED_FROM, MENDED_KEYS}
+    for key in old.keys() - {"GGUF.kv_count"}:
+        assert new[key].contents() == old[key].contents()
+        assert new[key].types == old[key].types
 
 
 @pytest.mark.parametrize("name", ["model", "projector"])
@@ -98,9 +161,9 @@ def test_a_mended_file_is_right_and_stays_as_it_is(
 ) -> None:
     source = request.getfixturevalue(name)
     assert any(found.fix for found in checks.health(read(source)))
-    once = mend(source, tmp_path / "once.gguf").path
+    once = mend(source, tmp_path / "once.gguf", layers=3).path
     assert not any(found.fix for found in checks.health(read(once)))
-    again = mend(once, tmp_path / "again.gguf")
+    again = mend(once, tmp_path / "again.gguf", layers=3)
     assert (again.path, again.changes) == (tmp_path / "again.gguf", ())
     assert again.sha256 == hashlib.sha256(once.read_bytes()).hexdigest()
     assert again.path.read_bytes() == once.read_bytes()
@@ -113,7 +176,8 @@ def test_a_default_pre_tokenizer_is_replaced_in_its_place(tmp_path: Path) -> Non
         "set `tokenizer.ggml.pre` to `llama-bpe`, it was `default`: text is split as in training",
     )
     untouched(source, mended.path, {"tokenizer.ggml.pre"})
-    assert list(read(mended.path).metadata) == list(read(source).metadata)
+    keys = [*read(source).metadata, MENDED_FROM, MENDED_KEYS]
+    assert list(read(mended.path).metadata) == keys
 
 
 @pytest.mark.parametrize(("alignment", "version"), [(8, 3), (64, 3), (4096, 2)])

@@ -21,17 +21,17 @@ PACKAGE = """
 llava_ollama: __init__ __main__ arrays async_client catalog catalog.toml chat client colours daemon
 llava_ollama: daemon_errors doctor doctor_store errors extract findings images in_process install
 llava_ollama: inventory ledger locks modelfile package pins pixels planning preflight progress
-llava_ollama: prompts py.typed quarantine records repair resources schema schema_rules settings
-llava_ollama: shown signatures sources square supply swap turns untrusted verify ways
+llava_ollama: prompts py.typed quarantine records repair resources results schema schema_rules
+llava_ollama: settings shown signatures sources square supply swap turns untrusted verify ways
 llava_ollama/cli: __init__ app ask bars complete completion demo doctor files frame inspect
 llava_ollama/cli: install inventory look output verify
 llava_ollama/engine: __init__ completion connection embedded interface llamacpp ollama
-llava_ollama/gguf: __init__ checks layout mend reader summary
+llava_ollama/gguf: __init__ changes checks layout mend reader summary
 llava_ollama/store: __init__ folder manifests search
 llava_ollama/tiny: __init__ check demo shapes tiny-llava-f16.gguf tiny-llava-int4.gguf
 llava_ollama/tiny: tiny-llava-mmproj-f16.gguf
 llava_ollama/transfer: __init__ interface link pull sources upload
-llava_ollama/weights: __init__ download hashing hub hub_errors local
+llava_ollama/weights: __init__ download hashing hub hub_errors local mended values
 """
 """One folder a line: its files, those of Python without their ending."""
 DATA = {

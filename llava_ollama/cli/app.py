@@ -96,6 +96,8 @@ class App:
             downloads=self.settings.cache / "downloads",
             reporter=self.reporter,
             ledger=ledger or self.ledger(),
+            catalog=self.catalog,
+            records=self.records,
         )
 
     def installer(

@@ -44,21 +44,28 @@ def render(
     app.out.result({"modelfile": text, "path": output}, f"wrote {output}")
 
 
-@command(epilog="JSON: {path, changes, sha256}.")
+@command(epilog="JSON: {path, changes, sha256, source_sha256, size}.")
 @click.argument("file", type=_PATH)
 @click.option("-o", "--output", type=_PATH, required=True, help="Where the mended copy goes.")
+@click.option(
+    "--layers",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Blocks that a projector's vision tower was trained with.",
+)
 @click.option("--force", is_flag=True, help="Overwrite the file.")
 @global_options
 @click.pass_obj
-def mend(app: App, file: Path, output: Path, *, force: bool) -> None:
+def mend(app: App, file: Path, output: Path, *, layers: int | None, force: bool) -> None:
     """Complete a GGUF file's metadata; its tensors stay as they are.
 
-    A projector gets the type that today's llama.cpp asks for; a Llama-3 model its pre-tokenizer,
-    end token and chat template.
+    A projector gets the type that today's llama.cpp asks for, and its feature layer where engines
+    would run too few of its blocks; a Llama-3 model its pre-tokenizer, end token and chat template.
+    The catalog knows the depth of the files that it pins; of others `--layers` tells it.
     """
-    from llava_ollama.gguf.mend import mend as mend_file
+    from llava_ollama.weights import mended as copies
 
-    mended = mend_file(file, output, overwrite=force, reporter=app.reporter)
+    mended = copies.write(app.weights(), file, output, layers=layers, overwrite=force)
     lines = [*mended.changes, f"wrote {output}"]
     copied = f"nothing to mend: {output} is a copy"
     app.out.result(mended, "\n".join(lines) if mended.changes else copied)

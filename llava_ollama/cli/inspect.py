@@ -74,4 +74,5 @@ def _lines(said: Summary) -> list[tuple[str, str]]:
         ("vocabulary", f"{said.vocabulary}, {said.tokens:,} tokens" if said.vocabulary else ""),
         ("image size", f"{side} x {side} pixels" if side else ""),
         ("blocks", f"{said.blocks}{run}" if said.blocks else ""),
+        ("mended from", f"sha256 {said.mended_from}" if said.mended_from else ""),
     ]

@@ -14,8 +14,9 @@ from llava_ollama.cli.output import Output, size
 from llava_ollama.errors import UsageProblem
 
 if TYPE_CHECKING:
-    from llava_ollama.install import InstallPlan, InstallResult, Wanted
+    from llava_ollama.install import InstallPlan, InstallResult, PlannedPart, Wanted
     from llava_ollama.transfer import Name
+    from llava_ollama.weights import Mending
 
 _PATH = click.Path(path_type=Path, readable=False)
 _NAME = click.Path(readable=False)
@@ -54,9 +55,10 @@ def _sources(command: Any) -> Any:
 
 @command(
     epilog="JSON: {name, changed, package_digest, parts: [{role, source_digest, stored_digest, "
-    "transfer, bytes_written}], seconds, check}; with --dry-run {wanted, host, existing, "
-    "parts: [{role, file, digest, size, origin, path, to_download, transfer, cost, "
-    "passed_over}], modelfile, found, unproven, findings: [{check, status, detail, fix}]}."
+    "transfer, bytes_written, mended_digest}], seconds, check}; with --dry-run {wanted, "
+    "host, existing, parts: [{role, file, digest, size, origin, path, to_download, transfer, cost, "
+    "passed_over, mending: {source_digest, changes}}], modelfile, found, unproven, "
+    "findings: [{check, status, detail, fix}]}."
 )
 @_sources
 @click.option("--name", metavar="NAME", help="Name in Ollama (default: MODEL-QUANT).")
@@ -80,6 +82,15 @@ def _sources(command: Any) -> Any:
     help="link, upload or pull (default: the cheapest).",
 )
 @click.option("--rehash", is_flag=True, help="Read also files known to be unchanged.")
+@click.option(
+    "--mend", is_flag=True, help="Mend the projector, so that all its vision tower is run."
+)
+@click.option(
+    "--layers",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="With --mend: its trained blocks, where the catalog does not know.",
+)
 @global_options
 @click.pass_obj
 def install(
@@ -99,6 +110,8 @@ def install(
     keep_files: bool,
     transfer: Name | None,
     rehash: bool,
+    mend: bool,
+    layers: int | None,
     **files: str | None,
 ) -> None:
     """Bring a model into Ollama.
@@ -106,7 +119,7 @@ def install(
     MODEL is a name of the catalog (`llava-ollama list`); without it, it is llava-llama3.
     """
     wanted = _wanted(app, model, quant, name, files, template)
-    wanted = _with_words(wanted, system, given)
+    wanted = _mended(_with_words(wanted, system, given), name, layers, mend=mend)
     if not dry_run:
         app.recover()
     installer = app.installer(_folders(folder), only=transfer, rehash=rehash)
@@ -200,6 +213,19 @@ def _with_words(wanted: Wanted, system: str, given: tuple[str, ...]) -> Wanted:
     return dataclasses.replace(wanted, system=system, parameters={**wanted.parameters, **values})
 
 
+def _mended(wanted: Wanted, name: str | None, layers: int | None, *, mend: bool) -> Wanted:
+    """Return the same with its projector mended, if so wished, beside the published one's name."""
+    import dataclasses
+
+    from llava_ollama import install as library
+
+    if not mend:
+        if layers:
+            raise UsageProblem("`--layers` is for a projector to be mended", hint="Add `--mend`")
+        return wanted
+    return dataclasses.replace(library.mended(wanted, layers), name=name or f"{wanted.name}-mended")
+
+
 def _folders(folder: Path | None) -> tuple[Path, ...]:
     """Return where to look first: `--dir`, then here, where the card's `wget` leaves its files."""
     return (*((folder,) if folder else ()), Path())
@@ -236,6 +262,7 @@ def _plan_text(out: Output, plan: InstallPlan) -> str:
             "taken"
         )
     asides += remarks(plan.findings)
+    asides += [_mending_text(p, p.mending) for p in plan.parts if p.mending]
     state = {
         "absent": "is free",
         "equal": "has exactly this already: nothing to do",
@@ -245,6 +272,13 @@ def _plan_text(out: Output, plan: InstallPlan) -> str:
     head = f"{plan.wanted.name} at {plan.host}: the name {state}"
     middle = "\n".join([table, *asides])
     return f"{head}\n\n{middle}\n\n{plan.modelfile.rstrip()}"
+
+
+def _mending_text(part: PlannedPart, mending: Mending) -> str:
+    """Say what a mended copy is made of, and what is different in it."""
+    copy = f"sha256:{part.digest}" if part.digest else "a digest that the download will tell"
+    made = f"{part.role}: a mended copy of sha256:{mending.source_digest} is sent, {copy}"
+    return "\n  ".join([made, *mending.changes])
 
 
 def _result_text(
@@ -261,10 +295,11 @@ def _result_text(
     for part in result.parts:
         kept = (
             ""
-            if part.stored_digest == part.source_digest
+            if part.stored_digest in {part.source_digest, part.mended_digest}
             else (f", kept by the daemon as sha256:{part.stored_digest}")
         )
-        lines.append(f"  {part.role:<9}  sha256:{part.source_digest}{kept}")
+        mended = f", mended: sha256:{part.mended_digest}" if part.mended_digest else ""
+        lines.append(f"  {part.role:<9}  sha256:{part.source_digest}{mended}{kept}")
     if seen:
         lines.append(f"Checked: drew {seen['drawn']}, it said: {seen['said']}")
     if result.changed:

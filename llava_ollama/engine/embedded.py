@@ -16,7 +16,7 @@ from llava_ollama import __version__
 from llava_ollama.catalog import LLAMA3_PARAMETERS
 from llava_ollama.engine.llamacpp import AsyncLlamaCppEngine, LlamaCppEngine
 from llava_ollama.errors import EngineUnavailable, GGUFError, UsageProblem
-from llava_ollama.gguf import checks, mend
+from llava_ollama.gguf import changes, checks, mend
 from llava_ollama.gguf.reader import read
 from llava_ollama.modelfile import chat_template
 from llava_ollama.package import Package, ParameterValue
@@ -159,7 +159,7 @@ def _tell_pre_tokenizer(model: Header, reporter: Reporter) -> None:
 
 def _loadable(projector: Header, cache: Path, reporter: Reporter) -> Path:
     """Return a file that llama.cpp loads: the projector, or its mended copy in `cache`."""
-    if not mend.planned(projector):
+    if not changes.planned(projector):
         return projector.path
     status = projector.path.stat()
     same = (__version__, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)

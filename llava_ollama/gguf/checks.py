@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from llava_ollama.errors import GGUFError
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 Kind = Literal["model", "projector", "other"]
 
+FEATURE_LAYER = "clip.vision.feature_layer"
+_WHOLE_CLIP_L = (1024, 24)
+"""Width and number of blocks."""
 MAX_IMAGE_SIZE = 8192
 """Pixels. The largest vision encoders of today see 1,000 to 4,000."""
 
@@ -185,22 +189,58 @@ def _projector_health(header: Header) -> list[Finding]:
     if projector_type(header) is None:
         detail = "names no `clip.projector_type`: llama.cpp does not load it, Ollama does"
         findings.append(_warning("projector type", detail, _mend(header)))
-    if is_llava(header) and "clip.vision.feature_layer" not in header.metadata:
-        findings += _feature_layer(header)
+    found = blocks(header)
+    if found is not None and may_run_short(header):
+        detail = (
+            f"names no `{FEATURE_LAYER}`: engines run {found.run} of its {found.stored} blocks"
+            " (llama.cpp issue 25817)"
+        )
+        fix = f"{_mend(header)}, or `llava-ollama install` with `--mend`"
+        findings.append(_warning("feature layer", detail, fix))
     return findings
 
 
-def _feature_layer(header: Header) -> list[Finding]:
-    # https://github.com/ggml-org/llama.cpp/issues/25817; measured on the tiny pair: 26 of 60
-    # pictures right without the key, 60 of 60 with it.
-    blocks = header.integer("clip.vision.block_count") or 0
-    if blocks < 1 or _does_nothing(header, blocks - 1):
-        return []
-    detail = (
-        f"names no `clip.vision.feature_layer`: engines run {blocks - 1} of its {blocks} blocks"
-        " (llama.cpp issue 25817)"
-    )
-    return [_warning("feature layer", detail)]
+@dataclass(frozen=True)
+class Blocks:
+    """The blocks of a LLaVA projector's vision tower: stored in the file, and run by engines.
+
+    Engines run one less than is stored unless the file names a feature layer:
+    https://github.com/ggml-org/llama.cpp/issues/25817. Measured on the tiny pair: 26 of 60 pictures
+    right without the key, 60 of 60 with it.
+    """
+
+    stored: int
+    run: int
+    settled: bool
+    """Whether that is right for sure: a feature layer is named, or the last block does nothing."""
+
+    def short_of(self, layers: int) -> bool:
+        """Tell whether engines run less than the `layers` that it was trained with."""
+        return not self.settled and self.run < layers
+
+
+def blocks(projector: Header) -> Blocks | None:
+    """Return the blocks of a LLaVA projector; None for any other, of which nothing is known."""
+    stored = projector.integer("clip.vision.block_count") or 0
+    if stored < 1 or not is_llava(projector):
+        return None
+    named = projector.array(FEATURE_LAYER)
+    if named is not None:
+        run = max((layer for layer in named if isinstance(layer, int)), default=stored - 1)
+        return Blocks(stored, run, settled=True)
+    settled = FEATURE_LAYER in projector.metadata or _does_nothing(projector, stored - 1)
+    return Blocks(stored, stored - 1, settled=settled)
+
+
+def may_run_short(projector: Header) -> bool:
+    """Tell whether engines may run too few blocks, as far as the header tells.
+
+    CLIP-L has 24, and LLaVA takes what the last but one gives: with all of them stored the right
+    number is run. A file with 23 was cut to them when it was converted.
+    """
+    found = blocks(projector)
+    width = projector.integer("clip.vision.embedding_length")
+    return found is not None and not found.settled and (width, found.stored) != _WHOLE_CLIP_L
 
 
 def projector_type(header: Header) -> str | None:

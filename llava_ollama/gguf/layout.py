@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, overload
 if TYPE_CHECKING:
     from pathlib import Path
 
-UINT32, BOOL, STRING, ARRAY = 4, 7, 8, 9
+UINT32, INT32, BOOL, STRING, ARRAY = 4, 5, 7, 8, 9
 SCALARS = {
     0: struct.Struct("<B"),
     1: struct.Struct("<b"),
     2: struct.Struct("<H"),
     3: struct.Struct("<h"),
     UINT32: struct.Struct("<I"),
-    5: struct.Struct("<i"),
+    INT32: struct.Struct("<i"),
     6: struct.Struct("<f"),
     BOOL: struct.Struct("<?"),
     10: struct.Struct("<Q"),

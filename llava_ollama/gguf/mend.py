@@ -1,7 +1,7 @@
 """Write a copy of a weight file with its metadata mended; no byte of a tensor changes.
 
-The published LLaVA-Llama-3 files are from before the keys that today's engines ask for. What is
-missing is decided in `planned`, one small function per kind of file; how it is written is below.
+What is missing is decided in `changes`; here it is written. Where something was changed, the copy
+tells in its metadata of what it was made, and in which keys it differs.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
-from llava_ollama import resources
 from llava_ollama.errors import GGUFError, NotEnoughSpace
-from llava_ollama.gguf import checks
-from llava_ollama.gguf.layout import BOOL, SCALARS, STRING, U32, U64, UINT32
+from llava_ollama.gguf.changes import Change, planned, provenance, sentence
+from llava_ollama.gguf.layout import ARRAY, BOOL, INT32, SCALARS, STRING, U32, U64, UINT32
 from llava_ollama.gguf.reader import Header, read
 from llava_ollama.progress import SILENT, Reporter
 
@@ -39,101 +38,126 @@ class Mended:
     changes: tuple[str, ...]
     sha256: str
     """Of the written file."""
+    source_sha256: str
+    size: int
+    """Of the written file, in bytes."""
 
 
-@dataclass(frozen=True)
-class Change:
-    """A key that gets a value, new or in place of its old one, and the sentence that says so."""
-
-    key: str
-    value: str | int | bool
-    reason: str
-
-
-def mend(
-    source: Path, out: Path, *, overwrite: bool = False, reporter: Reporter = SILENT
+def mend(  # noqa: PLR0913 - keywords, each of them something a caller may know
+    source: Path,
+    out: Path,
+    *,
+    layers: int | None = None,
+    sha256: str | None = None,
+    overwrite: bool = False,
+    reporter: Reporter = SILENT,
 ) -> Mended:
     """Write `source` with its metadata mended to `out`, whole or not at all.
+
+    `layers` is how many blocks a projector's vision tower was trained with, where that is known;
+    `sha256` that of `source`, which else is read twice.
 
     Raises:
         GGUFError: `source` is damaged or cannot be judged, or `out` may not be written.
         NotEnoughSpace: the disk cannot hold the copy.
     """
     header = read(source)
-    changes = planned(header)
+    place = check_place(header, out, overwrite=overwrite)
+    recipe = Recipe.of(header, layers=layers, sha256=sha256)
+    with _translated(header, out), _whole(place) as target:
+        return recipe.write(target, out, reporter)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a mended copy is made of one file; nothing is written before `write`."""
+
+    header: Header
+    changes: tuple[Change, ...]
+    source_sha256: str
+    layers: int | None = None
+
+    @classmethod
+    def of(cls, header: Header, *, layers: int | None = None, sha256: str | None = None) -> Recipe:
+        """Decide what to change in a file; it is hashed where its `sha256` is not given.
+
+        Raises:
+            GGUFError: the file cannot be judged.
+        """
+        changes = planned(header, layers)
+        return cls(header, tuple(changes), sha256 or _hash(header.path), layers)
+
+    def digest(self, reporter: Reporter = SILENT) -> tuple[str, int]:
+        """Return sha256 and size, in bytes, of the copy without making one."""
+        with _translated(self.header, self.header.path):
+            done = self.write(_Nothing(), self.header.path, reporter)
+        return done.sha256, done.size
+
+    def write(self, target: _Sink, out: Path, reporter: Reporter = SILENT) -> Mended:
+        """Write the copy, which is to be known as `out`, into an open file.
+
+        Raises:
+            GGUFError: the source is not, or no more, what it was.
+        """
+        told = tuple(sentence(self.header, change) for change in self.changes)
+        with self.header.path.open("rb") as source:
+            digest, size = self._copy(source, target, reporter)
+        return Mended(out, told, digest, self.source_sha256, size)
+
+    def _copy(self, source: BinaryIO, target: _Sink, reporter: Reporter) -> tuple[str, int]:
+        header, task = self.header, f"mend {self.header.path.name}"
+        old = source.read(header.data_offset)
+        all_changes = provenance(list(self.changes), self.source_sha256)
+        start = _new_start(header, old, all_changes) if all_changes else old
+        before, after = hashlib.sha256(old), hashlib.sha256(start)
+        source.seek(header.data_offset)
+        target.write(start)
+        left = max(header.size - header.data_offset, 0)
+        reporter.started(task, left)
+        while data := source.read(min(_BLOCK, left)):
+            before.update(data)
+            after.update(data)
+            target.write(data)
+            left -= len(data)
+            reporter.advanced(task, len(data))
+        reporter.finished(task)
+        if left or before.hexdigest() != self.source_sha256:
+            raise GGUFError(f"`{header.path}` changed while it was being read", hint="Try again")
+        return after.hexdigest(), len(start) + header.size - header.data_offset
+
+
+class _Sink(Protocol):
+    def write(self, data: bytes, /) -> object: ...
+
+
+class _Nothing:
+    """A file that keeps nothing."""
+
+    def write(self, data: bytes, /) -> None:
+        pass
+
+
+def _hash(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as exc:
+        raise GGUFError(
+            f"`{path}` cannot be read: {exc.strerror}", hint="Check its permissions"
+        ) from exc
+
+
+def check_place(header: Header, out: Path, *, overwrite: bool) -> Path:
+    """Return the path that a copy known as `out` has in truth; it may be written.
+
+    Raises:
+        GGUFError: it may not, as it is the source itself, for instance.
+        NotEnoughSpace: the disk cannot hold the copy.
+    """
     with _translated(header, out):
         place = Path(os.path.realpath(out))  # the file a symlink points to, not the symlink
         _refuse(header, out, place, overwrite=overwrite)
-        with source.open("rb") as file, _whole(place) as target:
-            digest = _copy(header, changes, (file, target), reporter)
-    return Mended(out, tuple(_sentence(header, change) for change in changes), digest)
-
-
-def planned(header: Header) -> list[Change]:
-    """Return what `mend` would change in this file.
-
-    Raises:
-        GGUFError: something is missing, and what belongs there cannot be told.
-    """
-    if checks.is_projector(header):
-        wanted = _projector(header)
-    elif checks.has_llama3_vocabulary(header):
-        wanted = _llama3(header)
-    else:
-        wanted = []
-    return [change for change in wanted if header.metadata.get(change.key) != change.value]
-
-
-def _projector(header: Header) -> list[Change]:
-    if checks.projector_type(header) is not None:
-        return []
-    if not checks.is_llava(header):
-        raise GGUFError(
-            f"`{header.path}` names no projector type, and its tensors are not those of LLaVA",
-            hint="Convert it again with llama.cpp's convert_hf_to_gguf.py --mmproj",
-        )
-    return [Change("clip.projector_type", "mlp", "llama.cpp loads no projector without it")]
-
-
-def _llama3(header: Header) -> list[Change]:
-    ends = checks.token_ids(header, "<|eot_id|>")
-    if len(ends) > 1:
-        raise GGUFError(
-            f"`{header.path}` has the token `<|eot_id|>` {len(ends)} times, as {ends}",
-            hint="Convert the model again from its original",
-        )
-    end = ends[0]
-    changes = [
-        Change("tokenizer.ggml.eos_token_id", end, "a turn ends with `<|eot_id|>`"),
-        Change("tokenizer.ggml.eot_token_id", end, "a turn ends with `<|eot_id|>`"),
-    ]
-    bpe = header.text("tokenizer.ggml.model") == "gpt2"
-    if bpe and header.text("tokenizer.ggml.pre") in (None, "", "default"):
-        reason = "text is split as in training"
-        changes.insert(0, Change("tokenizer.ggml.pre", "llama-bpe", reason))
-    if "tokenizer.ggml.add_bos_token" not in header.metadata:
-        reason = "a prompt begins with `<|begin_of_text|>`"
-        changes.append(Change("tokenizer.ggml.add_bos_token", True, reason))
-    if header.text("tokenizer.chat_template") is None:
-        reason = "llama-server falls back to ChatML without it"
-        changes.append(Change("tokenizer.chat_template", chat_template(), reason))
-    return changes
-
-
-def chat_template() -> str:
-    """Return the Llama-3-instruct chat template as Meta published it, in Jinja."""
-    text = resources.find("templates/llama3-instruct.jinja").read_text(encoding="utf-8")
-    return text.removesuffix("\n")
-
-
-def _sentence(header: Header, change: Change) -> str:
-    if change.key.endswith("chat_template"):
-        return f"added `{change.key}`, the Llama-3-instruct template: {change.reason}"
-    value = str(change.value).lower() if isinstance(change.value, bool) else change.value
-    if change.key in header.metadata:
-        old = header.metadata[change.key]
-        return f"set `{change.key}` to `{value}`, it was `{old}`: {change.reason}"
-    return f"added `{change.key}` = `{value}`: {change.reason}"
+        return place
 
 
 def _refuse(header: Header, out: Path, place: Path, *, overwrite: bool) -> None:
@@ -190,28 +214,6 @@ def _whole(out: Path) -> Iterator[BinaryIO]:
         part.unlink(missing_ok=True)
 
 
-def _copy(
-    header: Header, changes: list[Change], files: tuple[BinaryIO, BinaryIO], reporter: Reporter
-) -> str:
-    source, target = files
-    old = source.read(header.data_offset)
-    start = _new_start(header, old, changes) if changes else old
-    source.seek(header.data_offset)
-    digest = hashlib.sha256(start)
-    target.write(start)
-    left = max(header.size - header.data_offset, 0)
-    reporter.started(f"mend {header.path.name}", left)
-    while data := source.read(min(_BLOCK, left)):
-        digest.update(data)
-        target.write(data)
-        left -= len(data)
-        reporter.advanced(f"mend {header.path.name}", len(data))
-    if left:
-        raise GGUFError(f"`{header.path}` changed while it was being read", hint="Try again")
-    reporter.finished(f"mend {header.path.name}")
-    return digest.hexdigest()
-
-
 def _new_start(header: Header, old: bytes, changes: list[Change]) -> bytes:
     """Return all that stands before the tensors' data; untouched keys keep place and bytes."""
     values = {change.key: _encoded(change) for change in changes}
@@ -224,6 +226,11 @@ def _new_start(header: Header, old: bytes, changes: list[Change]) -> bytes:
 
 def _encoded(change: Change) -> bytes:
     value = change.value
+    if isinstance(value, tuple):
+        items = b"".join(map(SCALARS[INT32].pack, value))
+        return (
+            _string(change.key) + U32.pack(ARRAY) + U32.pack(INT32) + U64.pack(len(value)) + items
+        )
     if isinstance(value, str):
         kind, data = STRING, _string(value)
     elif isinstance(value, bool):

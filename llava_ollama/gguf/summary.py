@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from llava_ollama.errors import GGUFError
 from llava_ollama.findings import Finding
 from llava_ollama.gguf import checks, reader
+from llava_ollama.gguf.changes import MENDED_FROM
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,6 +55,8 @@ class Summary:
     blocks: int | None
     blocks_run: int | None
     """How many of them engines run: without a feature layer, one less of a LLaVA projector."""
+    mended_from: str | None
+    """The sha256 of the file that it says `mend` has made it of."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ def summarize(header: Header) -> Summary:
     blocks = header.integer(
         "clip.vision.block_count" if projector else f"{architecture}.block_count"
     )
+    tower = checks.blocks(header) if projector else None
     tokens = header.array("tokenizer.ggml.tokens")
     return Summary(
         kind=checks.kind(header),
@@ -118,7 +122,8 @@ def summarize(header: Header) -> Summary:
         projector_type=checks.projector_type(header),
         image_size=header.integer("clip.vision.image_size"),
         blocks=blocks,
-        blocks_run=_blocks_run(header, blocks) if projector else blocks,
+        blocks_run=blocks if not projector else tower.run if tower else None,
+        mended_from=header.text(MENDED_FROM),
     )
 
 
@@ -160,11 +165,3 @@ def _vocabulary(header: Header) -> str | None:
     pre = header.text("tokenizer.ggml.pre")
     llama3 = " with Llama-3's turns" if checks.has_llama3_vocabulary(header) else ""
     return f"{model}, pre-tokenizer {pre or 'not named'}{llama3}"
-
-
-def _blocks_run(header: Header, blocks: int | None) -> int | None:
-    # https://github.com/ggml-org/llama.cpp/issues/25817
-    layers = header.array("clip.vision.feature_layer")
-    if layers is not None:
-        return max((layer for layer in layers if isinstance(layer, int)), default=None)
-    return blocks - 1 if blocks and checks.is_llava(header) else None

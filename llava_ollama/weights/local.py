@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING
 
 from llava_ollama import resources
 from llava_ollama.errors import (
@@ -29,65 +29,11 @@ from llava_ollama.weights.download import (
 )
 from llava_ollama.weights.hashing import hash_file
 from llava_ollama.weights.hub import Hub
+from llava_ollama.weights.values import Digests, LocalFile, Origin, Whereabouts
 
 if TYPE_CHECKING:
-    from llava_ollama.catalog import WeightFile
-
-Origin = Literal["bundled", "given", "cache", "downloaded"]
-"""In this package; a path or folder of the user's; the Hub's own cache; our download folder."""
-
-
-@dataclass(frozen=True)
-class LocalFile:
-    """A file on this machine whose bytes are proven; `size` in bytes, `sha256` in hex digits."""
-
-    path: Path
-    sha256: str
-    size: int
-    origin: Origin
-
-
-@dataclass(frozen=True)
-class Whereabouts:
-    """Where a file is before anything is done; what a plan prints. Sizes in bytes."""
-
-    file: WeightFile
-    path: Path | None
-    """None for a file that is still on the Hub."""
-    size: int | None
-    sha256: str | None
-    """What it must have; None for a path of the user's, which has no pin."""
-    origin: Origin | Literal["hub"]
-    missing: int | None
-    """What is still to be downloaded; None where the Hub does not tell the size."""
-
-
-class Hashed(Protocol):
-    """What is known of one file: sha256 in hex digits, size in bytes."""
-
-    @property
-    def sha256(self) -> str:
-        """The digest."""
-
-    @property
-    def size(self) -> int:
-        """The length."""
-
-
-class Digests(Protocol):
-    """What the ledger does: it knows files that have not changed since they were hashed."""
-
-    def known(self, path: Path) -> Hashed | None:
-        """Return what is known of the file, without reading it."""
-
-    def digest(self, path: Path, reporter: Reporter) -> Hashed:
-        """Return what is known, or read the file."""
-
-    def hash(self, path: Path, reporter: Reporter) -> Hashed:
-        """Read the file, whatever is known."""
-
-    def arrived(self, path: Path, sha256: str) -> None:
-        """Remember a file that was hashed while it was written."""
+    from llava_ollama.catalog import Catalog, WeightFile
+    from llava_ollama.records import Records
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -106,6 +52,10 @@ class Weights:
     """The first pause before another attempt, in seconds."""
     ledger: Digests | None = None
     """Spares reading a file that has not changed since it was hashed."""
+    catalog: Catalog | None = None
+    """Knows with how many blocks a projector was trained, by its sha256."""
+    records: Records | None = None
+    """Where is written down which digest a mended copy has."""
     _told: set[Path] = field(default_factory=set, init=False, repr=False)
 
     def locate(self, file: WeightFile) -> Whereabouts:
@@ -115,6 +65,10 @@ class Weights:
             ChecksumMismatch: a file that the user named cannot be the right one.
             DownloadError: a path is no file; the Hub, where it was needed, did not answer.
         """
+        if file.source is not None:
+            from llava_ollama.weights import mended
+
+            return mended.locate(self, file, file.source)
         file = self._pinned(file)
         found = self._find(file)
         if found is not None:
@@ -134,6 +88,10 @@ class Weights:
                 as it is, one of ours is moved aside.
             DownloadError: it cannot be brought here; what has arrived is kept for the next time.
         """
+        if file.source is not None:
+            from llava_ollama.weights import mended
+
+            return mended.fetch(self, file, file.source)
         file = self._pinned(file)
         found = self._find(file)
         if found is None:
@@ -161,14 +119,38 @@ class Weights:
             raise no_room("the files need", needed, self.downloads, free)
 
     def discard(self, local: LocalFile) -> None:
-        """Remove a file that was downloaded into our own folder; any other is left alone."""
-        if local.origin != "downloaded" or not local.path.is_relative_to(self.downloads):
+        """Remove a file that was downloaded or made in our own folder; any other is left alone."""
+        if local.origin not in {"downloaded", "mended"} or not local.path.is_relative_to(
+            self.downloads
+        ):
             return
         with disk(self.downloads):
             if local.path.exists():
                 local.path.unlink()
                 if not any(local.path.parent.iterdir()):
                     local.path.parent.rmdir()
+
+    def pin(self, file: WeightFile) -> str | None:
+        """Return the sha256 that a file must have, as far as it is known without a look at it."""
+        if file.source is None or file.sha256 is not None:
+            return file.sha256
+        from llava_ollama.weights import mended
+
+        known = mended.remembered(self, file, file.source.sha256)
+        return known[0] if known else None
+
+    def forget(self, file: WeightFile) -> None:
+        """Remove a file that was downloaded, and of a mended copy its original."""
+        file = file.source or file
+        place = self.locate(file)
+        if place.origin == "downloaded" and place.path and place.size is not None:
+            self.discard(LocalFile(place.path, place.sha256 or "", place.size, "downloaded"))
+
+    def say_once(self, path: Path, note: str) -> None:
+        """Make a remark on a file, the first time that there is one."""
+        if path not in self._told:
+            self._told.add(path)
+            self.reporter.note(note)
 
     def _pinned(self, file: WeightFile) -> WeightFile:
         """Return `file` with a sha256 to hold it to; the Hub's, where it has none of its own."""
@@ -201,11 +183,9 @@ class Weights:
             size = _size(candidate)
             if size is not None and file.size in {None, size}:
                 return candidate, "given"
-            if size is not None and candidate not in self._told:
-                self._told.add(candidate)
-                self.reporter.note(
-                    f"`{candidate}` has {size} bytes, not {file.size}: it is another file"
-                )
+            if size is not None:
+                note = f"`{candidate}` has {size} bytes, not {file.size}: it is another file"
+                self.say_once(candidate, note)
         cached = self._hub.cached(file)
         if cached is not None:
             self._check_size(file, cached)
