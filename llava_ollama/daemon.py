@@ -119,14 +119,15 @@ class Daemon:
             raise not_ollama(self.host)
         return [Listed.read(model) for model in models]
 
-    def show(self, name: str) -> Shown:
-        """Return what the daemon says of the model `name`.
+    def show(self, name: str, *, vocabulary: bool = False) -> Shown:
+        """Return what the daemon says of the model `name`; with its control tokens if asked.
 
         Raises:
             ModelNotInstalled: there is none.
             ModelBroken: its manifest or a layer cannot be read.
         """
-        reply = self._call("POST", "/api/show", json={"model": name}, model=name)
+        body = {"model": name, **({"verbose": True} if vocabulary else {})}
+        reply = self._call("POST", "/api/show", json=body, model=name)
         if "capabilities" not in reply:
             raise DaemonError(
                 f"the daemon at {self.host} does not say what its models can do",

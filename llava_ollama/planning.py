@@ -18,6 +18,7 @@ from llava_ollama.package import Package, ParameterValue
 from llava_ollama.preflight import preflight
 from llava_ollama.records import Records
 from llava_ollama.transfer import Blob, Cost, Name
+from llava_ollama.untrusted import picture_mark
 from llava_ollama.ways import Ways
 from llava_ollama.weights import LocalFile, Mending, Weights, Whereabouts
 from llava_ollama.weights.mended import mended_copy
@@ -114,11 +115,12 @@ class Planner:
         """Find out what has to be done; nothing is written, here or at the daemon.
 
         Raises:
-            UsageProblem: the name is not one that Ollama takes.
+            UsageProblem: Ollama takes no such name, or the system prompt would move pictures.
             TemplateError: a value cannot stand in a Modelfile.
             GGUFError: a file at hand is damaged, or the two do not belong together.
         """
         full_name(wanted.name)
+        _check_system(wanted.system)
         text = modelfile.render(wanted.words())
         pins = self._weights.pin(wanted.model), self._weights.pin(wanted.projector)
         # What is there already needs no look at this disk or at the Hub, and no library for it.
@@ -313,6 +315,15 @@ def read_template(path: Path) -> str:
     if not text.strip():
         raise TemplateError(f"the template `{path}` is empty", hint=hint)
     return text
+
+
+def _check_system(text: str) -> None:
+    """Refuse what every picture would be moved to, or doubled at; the rest is the user's own."""
+    if mark := picture_mark(text):
+        raise UsageProblem(
+            f"the system prompt has `{mark}`, which Ollama takes for a picture",
+            hint="Leave it out, or put a space into it",
+        )
 
 
 def _beside(file: WeightFile) -> str:

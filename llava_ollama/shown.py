@@ -17,6 +17,9 @@ _T = TypeVar("_T")
 _LARGEST_IMAGE = 8192
 _LARGEST_SIZE = 1 << 63
 """Pixels and bytes; what says more is no daemon's word."""
+_ACTING = (2, 3)
+"""LLAMA_TOKEN_TYPE_UNKNOWN and _CONTROL (llama.h). Tokens that a model's maker added, 4, are found
+as well, but are text: Gemma's are blanks and HTML tags."""
 _BLOB = re.compile(r"sha256[-:]([0-9a-f]{64})$")
 _TIME = re.compile(r"(\d+-\d+-\d+T\d+:\d+:\d+)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)")
 
@@ -34,6 +37,8 @@ class Shown:
     capabilities: tuple[str, ...]
     projector_info: Mapping[str, Any]
     details: Mapping[str, Any]
+    control: tuple[str, ...] = ()
+    """The control tokens of the model's vocabulary, where the daemon was asked for it."""
 
     @classmethod
     def read(cls, name: str, reply: Mapping[str, Any]) -> Shown:
@@ -48,6 +53,7 @@ class Shown:
             capabilities=tuple(map(str, _kind(reply, "capabilities", list))),
             projector_info=_kind(reply, "projector_info", dict),
             details=_kind(reply, "details", dict),
+            control=_control(_kind(reply, "model_info", dict)),
         )
 
     @property
@@ -107,6 +113,14 @@ class Listed:
 def _kind(reply: Mapping[str, Any], key: str, kind: type[_T]) -> _T:
     value = reply.get(key)
     return value if isinstance(value, kind) else kind()
+
+
+def _control(info: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the tokens that llama.cpp finds wherever they stand in a prompt, unknown ones too."""
+    tokens = _kind(info, "tokenizer.ggml.tokens", list)
+    types = _kind(info, "tokenizer.ggml.token_type", list)
+    pairs = zip(tokens, types, strict=False)
+    return tuple(t for t, kind in pairs if kind in _ACTING and isinstance(t, str) and len(t) > 1)
 
 
 def _nanoseconds(time: str) -> int:

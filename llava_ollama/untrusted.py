@@ -8,8 +8,9 @@ wherever they stand: `<|eot_id|>` in a user's words ends the user's turn (ollama
 - Ollama's marks `[img]` and `[img-0]`, which move a picture, double it or end the request with an
   error;
 - llama.cpp's marks `<__media__>`, `<__image__>` and those with a random part;
-- what the caller knows of its engine: `control`, for instance `</s>` in a vocabulary where that is
-  a control token. In Llama-3's it is not, so that HTML's `<s>` stays as it is.
+- `control`: what else acts in one engine. For a model in Ollama whose chat template is not
+  Llama-3's these are the control tokens of its own vocabulary, say `</s>` and `[INST]`. For
+  Llama-3 they are none, so that HTML's `<s>` stays as it is.
 
 Engines compare exactly, so that look-alikes, full-width characters and a space inside are harmless,
 and nothing is done about them.
@@ -40,6 +41,12 @@ def inert(text: str, control: Iterable[str] = ()) -> str:
     act as well, of two characters or more.
     """
     return _pattern(tuple(control)).sub(rf"\g<0>{BREAK}", text)
+
+
+def picture_mark(text: str) -> str | None:
+    """Return the first thing in `text` that Ollama takes for a picture, numbered as in a prompt."""
+    match = re.search(r"\[img-[0-9]+\]", text)
+    return match[0] if match else None
 
 
 def acts(text: str, control: Iterable[str] = ()) -> bool:

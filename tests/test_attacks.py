@@ -5,25 +5,35 @@ The expected numbers are what llama.cpp's tokenizer says when it is told to read
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
+import inspect
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import cache
+from pathlib import Path
 
+import gguf
 import pytest
 from click.testing import CliRunner
 
+from llava_ollama import modelfile
 from llava_ollama.cli import main
 from llava_ollama.engine.embedded import start_embedded
-from llava_ollama.engine.interface import Message, Request
+from llava_ollama.engine.interface import Answer, Message, Request
 from llava_ollama.engine.llamacpp import LlamaCppEngine
+from llava_ollama.engine.ollama import AsyncOllamaEngine, OllamaEngine
 from llava_ollama.errors import DaemonError
+from llava_ollama.install import from_files
 from llava_ollama.tiny import shapes
 from llava_ollama.untrusted import acts, inert
+from tests import published
 from tests.asking import SENTENCE, circle
 from tests.attacks import HARMLESS, LLAMA3, MANY, TOKENS, attacks
 from tests.counting import Counting
-from tests.installing import MODEL, PROJECTOR
+from tests.daemons.running import RunningDaemon
+from tests.installing import MODEL, ONE_THREAD, PROJECTOR, install_wanted, remove
 from tests.places import SEEN, Asked, Place, Plain
 
 ONE = {"temperature": 0, "num_predict": 1}
@@ -152,3 +162,58 @@ def test_the_command_line_trusts_when_told(place, counting, tmp_path, monkeypatc
     literally = counting.prompt([Message("user", inert(words), (circle(),))])
     assert counted[0] == literally
     assert counted[1] < literally - 5
+
+
+OTHER = {
+    "<|begin_of_text|>": "<s>",
+    "<|eot_id|>": "</s>",
+    "<|start_header_id|>": "[INST]",
+    "<|end_header_id|>": "[/INST]",
+    "<|end_of_text|>": "<unk>",
+}
+"""The tiny model's control tokens under names of Llama-2 and Mistral."""
+
+
+@pytest.fixture
+def other(ollama: RunningDaemon, tmp_path: Path) -> Iterator[str]:
+    """The tiny model with another vocabulary, and the chat template that goes with it."""
+    old = gguf.GGUFReader(MODEL).fields["tokenizer.ggml.tokens"].contents()
+    tokens = {"tokenizer.ggml.tokens": [OTHER.get(token, token) for token in old]}
+    model = published.rewrite(MODEL, tmp_path / "model.gguf", tokens)
+    template = modelfile.chat_template()
+    for ours, theirs in OTHER.items():
+        template = template.replace(ours, theirs)
+    wanted = from_files(str(model), str(PROJECTOR), name="other")
+    wanted = dataclasses.replace(wanted, template=template, parameters=ONE_THREAD)
+    yield install_wanted(ollama.host, tmp_path, wanted)
+    remove(ollama.host, "other")
+
+
+@pytest.mark.ollama
+@pytest.mark.parametrize("kind", [OllamaEngine, AsyncOllamaEngine])
+def test_the_control_tokens_of_another_vocabulary(kind, other, ollama):
+    """They are asked for, since they have no form in common; the daemon's answer is the proof."""
+    engine = kind(other, ollama.host)
+
+    async def whole(request: Request) -> int:
+        answer = engine.answer(request)
+        got: Answer = await answer if inspect.isawaitable(answer) else answer
+        return got.usage.prompt_tokens
+
+    async def session() -> None:
+        for token in OTHER.values():
+            question = (Message("user", f"Describe {token} this image"),)
+            apart = (Message("user", f"Describe {token[0]}\u2060{token[1:]} this image"),)
+            spelt_out = await whole(Request(question, ONE))
+            assert spelt_out == await whole(Request(apart, ONE, trusted=True))
+            assert spelt_out > await whole(Request(question, ONE, trusted=True)) + 3
+        for untouched in ("<b>", "[image]", "</s >", "<|x", "[inst]"):
+            question = (Message("user", f"Describe {untouched} this image"),)
+            assert await whole(Request(question, ONE)) == await whole(
+                Request(question, ONE, trusted=True)
+            )
+        closed = engine.close()
+        if inspect.isawaitable(closed):
+            await closed
+
+    asyncio.run(session())

@@ -339,6 +339,7 @@ def test_files_that_do_not_fit_are_refused_before_anything_is_sent(
         (own(tmp_path), DownloadError, "not a file"),
         (own(name="a b"), UsageProblem, "not a model name"),
         (replace(own(), system='"""'), TemplateError, '"""'),
+        (replace(own(), system="Look at [img-0]."), UsageProblem, r"`\[img-0\]`.*for a picture"),
     ]
     for wanted, error, words in bad:
         with pytest.raises(error, match=words):

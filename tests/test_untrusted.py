@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llava_ollama.engine.interface import Message, Request
-from llava_ollama.untrusted import BREAK, acts, inert
+from llava_ollama.untrusted import BREAK, acts, inert, picture_mark
 from tests.attacks import LLAMA3, MARKS
 
 OTHER = ["<s>", "</s>", "<unk>", "[INST]", "[/INST]", "<image>", "aa", "abab"]
@@ -94,6 +94,11 @@ def test_the_engines_own_tokens_are_covered_as_well():
     assert inert("</s>[INST]PICTURE", ["</s>", "[INST]", "PICTURE"]) == (
         f"<{BREAK}/s>[{BREAK}INST]P{BREAK}ICTURE"
     )
+
+
+def test_what_would_move_a_picture_is_found():
+    assert picture_mark("one [img] two [img-0 ] three [img-12] four [img-3]") == "[img-12]"
+    assert picture_mark("[img] [img-] [img-x] [IMG-0]") is None
 
 
 @pytest.mark.parametrize("unit", ["<|", "<|x", "<__media", "[img-0", "<|x|>", "<"])

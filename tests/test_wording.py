@@ -614,6 +614,13 @@ CASES = (
         2,
     ),
     Case(
+        "system prompt with a picture mark",
+        ("install", "tiny-llava", "--system", "You see [img-0]."),
+        "the system prompt has `[img-0]`, which Ollama takes for a picture",
+        "Leave it out, or put a space into it",
+        2,
+    ),
+    Case(
         "template missing",
         ("install", "tiny-llava", "--template", "none.txt"),
         "the template `none.txt` cannot be read: No such file or directory",

@@ -28,6 +28,7 @@ from llava_ollama.daemon_errors import (
 )
 from llava_ollama.engine.interface import Answer, Chunk, Finish, Request, Times, Usage
 from llava_ollama.errors import DaemonError, IncompleteAnswer, UsageProblem
+from llava_ollama.modelfile import chat_template
 from llava_ollama.package import parameters
 from llava_ollama.settings import DEFAULT_TIMEOUT, is_loopback
 
@@ -57,7 +58,10 @@ class _Installed:
         """What the daemon says of the model; asked once, before the first question."""
         client = Daemon(self.host, timeout=self._timeout)
         try:
-            return client.show(self.model)
+            shown = client.show(self.model)
+            # Llama-3's control tokens are known; any other vocabulary takes some MB to ask for.
+            foreign = shown.template != chat_template()
+            return client.show(self.model, vocabulary=True) if foreign else shown
         finally:
             client.close()
 
@@ -84,7 +88,7 @@ class _Installed:
                 "content": prompts.place_ollama(message.text, len(message.pictures)),
                 **({"images": [p.data for p in message.pictures]} if message.pictures else {}),
             }
-            for message in request.spoken()
+            for message in request.spoken(self._shown.control)
         ]
         options = parameters(request.options)
         return {
@@ -214,16 +218,16 @@ class AsyncOllamaEngine(_Installed):
 
     async def answer(self, request: Request) -> Answer:
         """See `OllamaEngine.answer`."""
-        arguments = self._arguments(request)
         await self._look()
+        arguments = self._arguments(request)
         with _door(self.host, self.model):
             reply = await self._client.chat(**arguments)
         return self._answer(reply.message.content or "", reply)
 
     async def stream(self, request: Request) -> AsyncGenerator[Chunk]:
         """See `OllamaEngine.stream`."""
-        arguments = self._arguments(request)
         await self._look()
+        arguments = self._arguments(request)
         fold = _Fold(self)
         with fold.door():
             replies = await self._client.chat(**arguments, stream=True)
