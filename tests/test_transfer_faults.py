@@ -166,6 +166,79 @@ Where a column says `once`, what is to succeed is broken once, since these reque
 A 200 for a range of the Hub's is in test_weights.py, for it takes a file of more than one range.
 """
 
+WORDINGS = {
+    "broke": {
+        "the connection to {host} broke off": "See whether the daemon still runs "
+        "(`llava-ollama doctor`), then try again",
+        "the daemon at {host} stopped in the middle of creating `llava-ollama-new-{hex}`": "Look "
+        "at its log, and run the same command again",
+        "the daemon at {host} says: digest mismatch, file must be downloaded again: want "
+        "sha256:{hex}, got sha256:{hex}": "The registry delivers other bytes: use "
+        "`--transfer upload`",
+    },
+    "late": {
+        "the daemon at {host} did not answer in time": "It may be loading a large model: set "
+        "`LLAVA_OLLAMA_TIMEOUT` to more seconds"
+    },
+    "busy": {
+        "the daemon at {host} has too many requests waiting": "Try again in a moment, or ask less "
+        "at once"
+    },
+    "strange": {
+        "what answers at {host} is not an Ollama daemon": "Check the address and port in `--host` "
+        "or `OLLAMA_HOST`"
+    },
+    "no-way": {
+        "no way to bring the file into the daemon is open (pull: the registry does not tell what "
+        f"`{TAG}` is ({{reason}}))": "Leave out `--transfer`, or run `llava-ollama doctor`"
+    },
+    "hub": {
+        "{file} cannot be fetched from `{host}`: {reason}": "Check the network and run the same "
+        "command again: it goes on where it stopped",
+        "`{host}` cannot serve {file} now (HTTP {reason})": "Run the same command later: it goes "
+        "on where it stopped",
+        "`{host}` asks to wait 3601 seconds before it serves {file}": "Run the same command later: "
+        "it goes on where it stopped",
+    },
+    "follow": {
+        "the answer of `{host}` for {file} cannot be followed": "Check `HF_ENDPOINT`, and whether "
+        "a proxy is in between"
+    },
+    "sum": {
+        "{file} arrived with other bytes than the published ones (sha256 {hex}…, not {hex}…) and "
+        "is now {file}": "Delete that file and run the same command again: it downloads anew",
+        f"the Hub's {{file}} at `main` of `{REPO}` is not the pinned one": "Its owner has replaced "
+        "it; pin the new one in a catalog file of your own",
+    },
+}
+"""What is said of each class, and the hint; exit codes are the classes' own."""
+CODES = {"late": 3, "strange": 3, "hub": 3}
+REASONS = (
+    "connection reset by peer|the connection was cut|no answer in time|its answer is no manifest|"
+    "too many requests|service unavailable|internal server error|429|503|500|its "
+    "redirects lead nowhere"
+)
+
+
+def is_worded(error: LlavaOllamaError, expected: str) -> None:
+    """See that what is said, and the hint, stand in `WORDINGS`."""
+    parts = {
+        r"\{host\}": r"http://127\.0\.0\.1:\d+",
+        r"\{hex\}": "[0-9a-f]+",
+        r"\{file\}": r"`[^`]*tiny-llava-int4\.gguf[^`]*`",
+        r"\{reason\}": f"({REASONS})",
+    }
+    for message, hint in WORDINGS[expected].items():
+        pattern = re.escape(message)
+        for name, value in parts.items():
+            pattern = pattern.replace(name, value)
+        if re.fullmatch(pattern, error.message):
+            assert error.hint == hint
+            break
+    else:
+        pytest.fail(f"not in the table: {error.message}")
+    assert error.exit_code == CODES.get(expected, 1)
+
 
 def cells(column: str) -> list[tuple[str, str]]:
     """Return the faults of a column, and what becomes of each."""
@@ -353,6 +426,7 @@ def break_all(bench: Bench, column: str, faults: list[tuple[str, str]]) -> None:
         assert bench.has_new() == (error is None), where
         if error:
             is_in_style(error)
+            is_worded(error, expected)
         # A daemon that was silent may yet finish; all else is cleared at once.
         left = sorted(bench.store.manifests())
         assert left == [KEEPER, NAME] or expected == "late", where

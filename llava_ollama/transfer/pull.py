@@ -236,6 +236,8 @@ def _reason(exc: OSError) -> str:
     reason = getattr(exc, "reason", exc)  # urllib's: the error beneath, or the words of a status
     if isinstance(reason, TimeoutError):
         return "no answer in time"
+    if getattr(exc, "code", 0) // 100 == 3:  # noqa: PLR2004 - HTTP
+        return "its redirects lead nowhere"
     said = reason.strerror if isinstance(reason, OSError) else str(reason)
     return " ".join((said or type(reason).__name__).lower().split())[:100]
 
