@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from llava_ollama.client import Llava
     from llava_ollama.engine.interface import Answer, Chunk
     from llava_ollama.images import Decode
+    from llava_ollama.schema import Schema
 
 _PATH = click.Path(readable=False)
 """For the shell's completion; whether a picture can be read is said by its reader."""
@@ -30,7 +32,7 @@ _JSON = (
 )
 
 
-@command(epilog=_JSON)
+@command(epilog=f"{_JSON[:-1]}; with --schema {{..., value, repaired}}.")
 @click.argument("words", nargs=-1, required=True, type=_PATH, metavar="IMAGE... PROMPT")
 @click.option("--model", "-m", shell_complete=installed, help="An installed model.")
 @click.option("--system", help="System prompt.")
@@ -49,6 +51,9 @@ _JSON = (
     help="Run this catalog model here, without Ollama.",
 )
 @click.option("--server", metavar="URL", help="Ask a llama-server instead of Ollama.")
+@click.option(
+    "--schema", metavar="FILE", type=_PATH, help="Answer with JSON that fits this JSON schema."
+)
 @click.option("--trusted", is_flag=True, help="Let control tokens in the words act.")
 @click.option(
     "--decode",
@@ -70,6 +75,7 @@ def ask(
     max_tokens: int | None,
     embedded: str | None,
     server: str | None,
+    schema: str | None,
     trusted: bool,
     decode: Decode,
 ) -> None:
@@ -88,17 +94,18 @@ def ask(
         raise UsageProblem("there is no picture before the prompt", hint=hint)
     given = {"temperature": temperature, "seed": seed, "num_predict": max_tokens}
     options = {key: value for key, value in given.items() if value is not None}
+    how: dict[str, Any] = {
+        "system": system,
+        "options": options,
+        "trusted": trusted,
+        "decode": decode,
+    }
+    wanted = _schema(schema)
     with app.asked(model, embedded=embedded, server=server) as llava, _meant(app, model):
-        _answer(
-            app,
-            llava,
-            pictures,
-            prompt,
-            system=system,
-            options=options,
-            trusted=trusted,
-            decode=decode,
-        )
+        if wanted is None:
+            _answer(app, llava, pictures, prompt, **how)
+        else:
+            _document(app, llava, pictures, prompt, wanted, **how)
 
 
 @command(epilog=_JSON)
@@ -214,10 +221,7 @@ def _answer(
     decode: Decode = "exact",
 ) -> None:
     """Ask, and print the answer: whole with `--json`, else as it is made."""
-    for what, text in (("prompt", prompt), ("system prompt", system or "")):
-        if not text.isascii() and text != text.encode(errors="ignore").decode():
-            raise UsageProblem(f"the {what} is not UTF-8 text", hint="Check the terminal's locale")
-    paths = [os.path.expanduser(p) for p in pictures]  # noqa: PTH111 - Path eats half of `https://`
+    paths = _paths(pictures, prompt, system)
     how: dict[str, Any] = {
         "system": system,
         "options": options,
@@ -239,6 +243,45 @@ def _answer(
             f"{answer.usage.prompt_tokens} prompt tokens, {answer.usage.completion_tokens} "
             f"answer tokens, {answer.times.total:.2f} s, package {answer.model_digest}"
         )
+
+
+def _schema(path: str | None) -> Schema | None:
+    from llava_ollama import schema
+
+    return None if path is None else schema.load(os.path.expanduser(path))  # noqa: PTH111 - as below
+
+
+def _document(
+    app: App,
+    llava: Llava,
+    pictures: list[str],
+    prompt: str,
+    schema: Schema,
+    **how: Any,
+) -> None:
+    """Ask for a document, and print it: JSON in any case, with `--json` the whole answer."""
+    from llava_ollama.errors import InvalidAnswer
+
+    paths = _paths(pictures, prompt, how["system"])
+    try:
+        with waiting(app.reporter, f"waiting for {app.asking}"):
+            found = llava.extract(paths, schema, prompt, **how)
+    except InvalidAnswer as exc:
+        app.out.note(f"{app.asking} said: {exc.text}")
+        raise
+    if app.json:
+        answer = dataclasses.asdict(found.answer)
+        app.out.result({**answer, "value": found.value, "repaired": found.repaired})
+    else:
+        dataclasses.replace(app.out, json=True).result(found.value)
+
+
+def _paths(pictures: list[str], prompt: str, system: str | None) -> list[str]:
+    """Return where the pictures are, once what is said can be sent."""
+    for what, text in (("prompt", prompt), ("system prompt", system or "")):
+        if not text.isascii() and text != text.encode(errors="ignore").decode():
+            raise UsageProblem(f"the {what} is not UTF-8 text", hint="Check the terminal's locale")
+    return [os.path.expanduser(p) for p in pictures]  # noqa: PTH111 - Path eats half of `https://`
 
 
 def _printed(app: App, chunks: Iterator[Chunk], arrived: Callable[[], None]) -> Answer | None:
