@@ -19,7 +19,6 @@ from llava_ollama.planning import (
     from_catalog,
     from_files,
     mended,
-    read_template,
 )
 from llava_ollama.preflight import LLAMA3_TOKENS, no_template, preflight, remarks
 from llava_ollama.progress import SILENT, Reporter
@@ -40,7 +39,6 @@ __all__ = [
     "from_catalog",
     "from_files",
     "mended",
-    "read_template",
 ]
 
 FILE_NAMES = ("model.gguf", "projector.gguf")

@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from llava_ollama import resources
-from llava_ollama.errors import TemplateError
+from llava_ollama.errors import TemplateError, UsageProblem
 from llava_ollama.package import ParameterValue, parameters
+from llava_ollama.untrusted import picture_mark
 
 _COMMANDS = {
     *("FROM", "LICENSE", "TEMPLATE", "SYSTEM", "ADAPTER", "DRAFT", "RENDERER", "PARSER"),
@@ -53,6 +55,38 @@ class Instruction:
 def chat_template() -> str:
     """Return the Llama-3-instruct chat template as a Go template, as Ollama takes it."""
     return resources.find(f"templates/{LLAMA3}.gotmpl").read_text(encoding="utf-8")
+
+
+def read_template(path: Path) -> str:
+    """Return the text of a Go template file.
+
+    Raises:
+        TemplateError: it cannot be read, or says nothing.
+    """
+    hint = "Name a file with a Go template, as in a Modelfile's TEMPLATE"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise TemplateError(
+            f"the template `{path}` cannot be read: {getattr(exc, 'strerror', 'not UTF-8 text')}",
+            hint=hint,
+        ) from exc
+    if not text.strip():
+        raise TemplateError(f"the template `{path}` is empty", hint=hint)
+    return text
+
+
+def check_system(text: str) -> None:
+    """Refuse a system prompt in which Ollama would find a picture; the rest is the user's own.
+
+    Raises:
+        UsageProblem: every picture would be moved there, or doubled.
+    """
+    if mark := picture_mark(text):
+        raise UsageProblem(
+            f"the system prompt has `{mark}`, which Ollama takes for a picture",
+            hint="Leave it out, or put a space into it",
+        )
 
 
 def render(modelfile: Modelfile) -> str:

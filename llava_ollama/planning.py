@@ -11,14 +11,13 @@ from typing import Literal
 from llava_ollama import modelfile
 from llava_ollama.catalog import LLAMA3_PARAMETERS, Catalog, WeightFile
 from llava_ollama.daemon import Daemon, Shown, full_name
-from llava_ollama.errors import ModelBroken, ModelNotInstalled, TemplateError, UsageProblem
+from llava_ollama.errors import ModelBroken, ModelNotInstalled, UsageProblem
 from llava_ollama.findings import Finding
 from llava_ollama.modelfile import Modelfile
 from llava_ollama.package import Package, ParameterValue
 from llava_ollama.preflight import preflight
 from llava_ollama.records import Records
 from llava_ollama.transfer import Blob, Cost, Name
-from llava_ollama.untrusted import picture_mark
 from llava_ollama.ways import Ways
 from llava_ollama.weights import LocalFile, Mending, Weights, Whereabouts
 from llava_ollama.weights.mended import mended_copy
@@ -120,7 +119,7 @@ class Planner:
             GGUFError: a file at hand is damaged, or the two do not belong together.
         """
         full_name(wanted.name)
-        _check_system(wanted.system)
+        modelfile.check_system(wanted.system)
         text = modelfile.render(wanted.words())
         pins = self._weights.pin(wanted.model), self._weights.pin(wanted.projector)
         # What is there already needs no look at this disk or at the Hub, and no library for it.
@@ -262,7 +261,7 @@ def from_catalog(
         name=to or f"{name}-{chosen}",
         model=model,
         projector=entry.projector,
-        template=entry.template if llama3 else read_template(Path(entry.template)),
+        template=entry.template if llama3 else modelfile.read_template(Path(entry.template)),
         parameters=entry.parameters,
     )
 
@@ -296,34 +295,6 @@ def from_files(
         return WeightFile(name=text, repo=repo, revision=revision or "main")
 
     return Wanted(name=name, model=weight_file(model), projector=weight_file(projector))
-
-
-def read_template(path: Path) -> str:
-    """Return the text of a Go template file.
-
-    Raises:
-        TemplateError: it cannot be read, or says nothing.
-    """
-    hint = "Name a file with a Go template, as in a Modelfile's TEMPLATE"
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise TemplateError(
-            f"the template `{path}` cannot be read: {getattr(exc, 'strerror', 'not UTF-8 text')}",
-            hint=hint,
-        ) from exc
-    if not text.strip():
-        raise TemplateError(f"the template `{path}` is empty", hint=hint)
-    return text
-
-
-def _check_system(text: str) -> None:
-    """Refuse what every picture would be moved to, or doubled at; the rest is the user's own."""
-    if mark := picture_mark(text):
-        raise UsageProblem(
-            f"the system prompt has `{mark}`, which Ollama takes for a picture",
-            hint="Leave it out, or put a space into it",
-        )
 
 
 def _beside(file: WeightFile) -> str:

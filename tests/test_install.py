@@ -26,7 +26,7 @@ from llava_ollama.errors import (
     UsageProblem,
 )
 from llava_ollama.install import Installer, InstallResult, Wanted, from_catalog, from_files
-from llava_ollama.planning import read_template
+from llava_ollama.modelfile import read_template
 from llava_ollama.preflight import remarks
 from llava_ollama.records import Records
 from llava_ollama.weights import Weights

@@ -173,8 +173,9 @@ def _wanted(
 
     from llava_ollama import install as library
     from llava_ollama.catalog import DEFAULT_MODEL
+    from llava_ollama.modelfile import read_template
 
-    text = library.read_template(template) if template else None
+    text = read_template(template) if template else None
     if files["model_file"] is None and files["mmproj_file"] is None:
         if files["repo"] or files["revision"]:
             raise UsageProblem(
