@@ -25,6 +25,8 @@ from click.testing import CliRunner
 import llava_ollama
 from llava_ollama import errors
 from llava_ollama.cli import main
+from llava_ollama.daemon import Daemon
+from llava_ollama.store import NoStore, find
 from tests.stand_ins import BARE, SEEING, stand_in
 from tests.test_wording import AS_ANYONE
 
@@ -105,6 +107,19 @@ def test_a_manifest_that_cannot_be_used_is_told(tmp_path: Path, monkeypatch: pyt
         "Hint: Install the model again with `--force`\n"
     )
     assert done.exit_code == 1
+
+
+def test_a_daemon_that_cannot_read_its_only_model_says_not_where_it_is(tmp_path: Path):
+    replies = {**BARE, "/api/tags": {"models": [{"name": "x:latest"}]}}
+    with stand_in(replies) as host:
+        daemon = Daemon(host)
+        found = find(daemon, [tmp_path])
+        daemon.close()
+    assert found == NoStore(
+        f"no model at {host} says in which folder it is, and the folders that are known here "
+        "have others",
+        "Name the daemon's models folder with `OLLAMA_MODELS`, or install a model first",
+    )
 
 
 def _said(case: Case) -> str:

@@ -48,7 +48,7 @@ def find(daemon: Daemon, candidates: Iterable[Path]) -> Store | NoStore:
                 return Store(folder)
         if daemon.models() == models:
             break
-    return _not_here(daemon, told)
+    return _not_here(daemon, told) if told else _untold(daemon)
 
 
 def prove(daemon: Daemon, candidates: Iterable[Path], records: Records) -> Store | NoStore:
@@ -153,6 +153,15 @@ def _nothing_to_compare(places: Iterable[Path]) -> NoStore:
         "the daemon has no model yet that shows which folder is its own",
         "Name its models folder with `OLLAMA_MODELS`",
         unproven=there,
+    )
+
+
+def _untold(daemon: Daemon) -> NoStore:
+    """Say it of a daemon that can read none of its models."""
+    return NoStore(
+        f"no model at {daemon.host} says in which folder it is, and the folders that are known "
+        "here have others",
+        "Name the daemon's models folder with `OLLAMA_MODELS`, or install a model first",
     )
 
 

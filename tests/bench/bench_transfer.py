@@ -12,7 +12,7 @@ import shutil
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -35,22 +35,36 @@ ROUNDS = {1_200_000_000: 5, 4_900_000_000: 3}
 FIXED = 0.2
 """Seconds that registering may take, whatever the size."""
 VERSION = "0.34.4"
+REWRITING = "0.34.0"
+"""It rewrites at `create` whatever was linked, so only the first copy is spared."""
 BARS = {"link, known": 1 / 20, "link, hashed": 1 / 2.2, "upload, known": 1.1, "upload": 1.5}
 
 
-def measure(sizes: Iterable[int] = ROUNDS) -> list[Figure]:
+def measure(sizes: Collection[int] = ROUNDS) -> list[Figure]:
     figures = []
     for size in sizes:
         with tempfile.TemporaryDirectory() as folder:
             figures += _measure(Path(folder), size, ROUNDS.get(size, 3))
+    with tempfile.TemporaryDirectory() as folder:
+        figures.append(_rewriting(Path(folder), min(sizes)))
     return figures
 
 
+def _rewriting(folder: Path, size: int, rounds: int = 3) -> Figure:
+    """Return how a link does where `create` writes every byte anew."""
+    blobs = _files(folder, size)
+    running = RunningDaemon(REWRITING, folder / "daemon", build.ensure(REWRITING)).start()
+    try:
+        ours = _ours(running, folder, "link, hashed", blobs)
+        ratio = _ratio(running, ours, _theirs(running, folder), rounds=rounds)
+    finally:
+        running.stop()
+    name = f"{size / 1e9:.1f} GB: link, hashed, and registering"
+    return Figure(name, f"`ollama create` of {REWRITING}", ratio, 1 / 2, rounds)
+
+
 def _measure(folder: Path, size: int, rounds: int) -> list[Figure]:
-    model = padded(resources.bundled("tiny-llava-int4.gguf"), folder / "model.gguf", size)
-    projector = resources.bundled("tiny-llava-mmproj-f16.gguf")
-    shutil.copy(projector, folder / "mmproj.gguf")
-    blobs = [_blob(model), _blob(folder / "mmproj.gguf")]
+    blobs = _files(folder, size)
     running = RunningDaemon(VERSION, folder / "daemon", build.ensure(VERSION)).start()
     try:
         theirs = _theirs(running, folder)
@@ -60,7 +74,9 @@ def _measure(folder: Path, size: int, rounds: int) -> list[Figure]:
             name = f"{size / 1e9:.1f} GB: {what}, and registering"
             figures.append(Figure(name, f"`ollama create` of {VERSION}", ratio, bar, rounds))
         hashing = _ours(running, folder, "link, hashed", blobs)
-        ratio = _ratio(running, hashing, partial(_hashlib, model), rounds=rounds, fixed=FIXED)
+        ratio = _ratio(
+            running, hashing, partial(_hashlib, folder / "model.gguf"), rounds=rounds, fixed=FIXED
+        )
         name = f"{size / 1e9:.1f} GB: link, hashed, and registering, less {FIXED} s"
         figures.append(Figure(name, "hashlib alone", ratio, 1.1, rounds))
     finally:
@@ -84,6 +100,13 @@ def _ratio(
 
     timed(ours), timed(theirs)
     return statistics.median((timed(ours) - fixed) / timed(theirs) for _ in range(rounds))
+
+
+def _files(folder: Path, size: int) -> list[Blob]:
+    """Make a pair with a model of `size` bytes."""
+    model = padded(resources.bundled("tiny-llava-int4.gguf"), folder / "model.gguf", size)
+    shutil.copy(resources.bundled("tiny-llava-mmproj-f16.gguf"), folder / "mmproj.gguf")
+    return [_blob(model), _blob(folder / "mmproj.gguf")]
 
 
 def _blob(path: Path) -> Blob:
