@@ -1,0 +1,211 @@
+"""`kill -9` of an install, and of the daemon under it, at random instants; and all at once.
+
+Afterwards there is the old model or the whole new one under the name, and the same command run
+again succeeds and leaves nothing but its model. The long versions run in `make soak`.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from llava_ollama.transfer import Name
+from tests.holding import started
+from tests.killing import Running, Scene, scene
+
+pytestmark = pytest.mark.ollama
+SCALES = [pytest.param(1, id="sample"), pytest.param(10, id="long", marks=pytest.mark.soak)]
+OTHER = {"int4": "f16", "f16": "int4"}
+FREE = 4
+"""Every so many kills the name is free, and the daemon without a model."""
+ASKED = {"0.24.0": 15, "0.34.4": 5}
+"""Every so many kills the model is asked; 0.24.0 takes up to a second to load one."""
+MEASURED = 6
+AT_WORK = 4
+"""All kills but each of so many are after the instant at which a run begins to change something."""
+LIMITS = pytest.mark.timeout(1800)
+
+
+@dataclass(frozen=True)
+class Case:
+    """Kills of one kind of install."""
+
+    version: str
+    way: Name
+    kills: int
+    downloading: bool = False
+    forked: bool = True
+    """Whether Python and the libraries are loaded before the run begins."""
+
+    def __str__(self) -> str:
+        extra = "-download" * self.downloading + "-cold" * (not self.forked)
+        return f"{self.version}-{self.way}{extra}"
+
+
+OURS = (
+    Case("0.24.0", "link", 17),
+    Case("0.24.0", "link", 3, forked=False),
+    Case("0.24.0", "upload", 14),
+    Case("0.24.0", "upload", 4, downloading=True),
+    Case("0.24.0", "pull", 5),
+    Case("0.34.4", "link", 17),
+    Case("0.34.4", "link", 3, forked=False),
+    Case("0.34.4", "upload", 17),
+    Case("0.34.4", "upload", 4, downloading=True),
+    Case("0.34.4", "link", 4, downloading=True),
+    Case("0.34.4", "pull", 12),
+)
+"""A hundred."""
+THE_DAEMONS = (
+    Case("0.24.0", "link", 4),
+    Case("0.24.0", "upload", 4),
+    Case("0.24.0", "pull", 2),
+    Case("0.34.4", "link", 4),
+    Case("0.34.4", "upload", 3),
+    Case("0.34.4", "pull", 3),
+)
+"""Twenty."""
+
+
+@dataclass
+class Kills:
+    """Runs of one kind that are cut off, each followed by a whole one."""
+
+    scene: Scene
+    case: Case
+    seed: int
+    quant: str = "int4"
+    """What is to be installed next."""
+    hits: Counter[str] = field(default_factory=Counter)
+    left: str = ""
+
+    def __post_init__(self) -> None:
+        self._rng = random.Random(self.seed)
+        self._number = 0
+        self.seconds = self._measure()
+
+    def _measure(self) -> tuple[float, float]:
+        """Return for how long a run only reads, and then is at work; in seconds, medians."""
+        measured = []
+        for _ in range(MEASURED):
+            running = self.scene.start(self.quant, forked=self.case.forked)
+            start = time.monotonic()
+            assert self._begins(running), running.said
+            begins = time.monotonic() - start
+            assert running.code == 0, running.said
+            measured.append((begins, time.monotonic() - start - begins))
+            self.quant = OTHER[self.quant]
+        reading, working = zip(*measured[1:], strict=True)
+        return statistics.median(reading), statistics.median(working)
+
+    def _begins(self, running: Running) -> bool:
+        """Wait until it begins to change something; return False if it ends before."""
+        while not self.scene.begun():
+            if running.wait(0.002):
+                return False
+        return True
+
+    def rounds(self, number: int) -> Iterator[tuple[Running, str, str]]:
+        """Yield runs that are at a random instant, with what was there before, and a place."""
+        for self._number in range(number):
+            while True:
+                if self._number % FREE == FREE - 1:
+                    self.scene.clear()
+                before, at_work = self.scene.state(), bool(self._rng.randrange(AT_WORK))
+                reading, working = self.seconds
+                instant = self._rng.uniform(0, working if at_work else reading + working)
+                running = self.scene.start(self.quant, forked=self.case.forked)
+                began = at_work and self._begins(running)
+                if not running.wait(instant):
+                    break
+                assert running.code == 0, running.said
+                self.quant = OTHER[self.quant]
+            where = f"{self.case}, seed {self.seed}, kill {self._number}, {instant:.4f} s"
+            yield running, before, where
+            self.hits["at work"] += began or self.left != "nothing"
+
+    def note(self) -> None:
+        """Remember what the killed run has left."""
+        begun = [word for word in self.scene.begun() if not word.endswith(".tmp")]
+        self.left = " + ".join(begun) if begun else "nothing"
+        self.hits[self.left] += 1
+
+    def check(self, before: str, *, daemon_died: bool = False) -> None:
+        """See that the old or the new model is there, and the new one after another run."""
+        allowed = {before, self.quant} | ({"broken"} if daemon_died else set())
+        assert self._state(daemon_died) in allowed, (before, self.quant)
+        asked = self._number % ASKED[self.case.version] == 0
+        if asked and self.scene.state() in OTHER:
+            self.scene.ask()
+        self.scene.age()
+        self.scene.run(self.quant, forked=self.case.forked)
+        assert self.scene.state() == self.quant
+        self.scene.check_bytes()
+        self.scene.check_traces("mine", daemon_died=daemon_died)
+        if asked:
+            self.scene.ask()
+        self.quant = OTHER[self.quant]
+
+    def _state(self, daemon_died: bool) -> str:  # noqa: FBT001 - private
+        """Return the state once a `copy` that is under way still has had its milliseconds."""
+        found = self.scene.state()
+        if found == "broken" and not daemon_died:
+            time.sleep(0.2)
+            found = self.scene.state()
+        return found
+
+    def check_hits(self, number: int) -> None:
+        """See that most kills hit the work, not only what comes before it."""
+        reading, working = self.seconds
+        found = dict(self.hits)
+        sys.stdout.write(f"{self.case}: {reading:.3f} s + {working:.3f} s, {number}: {found}\n")
+        assert self.hits["at work"] >= number / 2, self.hits
+
+
+@LIMITS
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("case", OURS, ids=str)
+def test_kill_9_at_random_instants(case: Case, scale: int, tmp_path: Path) -> None:
+    with (
+        started(case.version, tmp_path / "daemon") as running,
+        scene(running, tmp_path / "us", case.way, downloading=case.downloading) as here,
+    ):
+        kills = Kills(here, case, seed=scale)
+        for process, before, where in kills.rounds(case.kills * scale):
+            assert process.kill() or process.code == 0, process.said
+            kills.note()
+            try:
+                kills.check(before)
+            except AssertionError as exc:
+                raise AssertionError(f"{where}: after {process.said!r}") from exc
+        kills.check_hits(case.kills * scale)
+
+
+@LIMITS
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("case", THE_DAEMONS, ids=str)
+def test_kill_9_of_the_daemon_at_random_instants(case: Case, scale: int, tmp_path: Path) -> None:
+    with (
+        started(case.version, tmp_path / "daemon") as running,
+        scene(running, tmp_path / "us", case.way) as here,
+    ):
+        kills = Kills(here, case, seed=100 + scale)
+        for process, before, where in kills.rounds(case.kills * scale):
+            running.stop(signal.SIGKILL)
+            assert process.code in {0, 1, 3}, process.said
+            running.start()
+            kills.note()
+            try:
+                kills.check(before, daemon_died=True)
+            except AssertionError as exc:
+                raise AssertionError(f"{where}: after {process.said!r}") from exc
+        kills.check_hits(case.kills * scale)
