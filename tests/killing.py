@@ -200,7 +200,7 @@ def _run(arguments: list[str], out: str) -> None:
 
 @dataclass
 class Scene:
-    """A daemon, a user's folders, and the same pair of files here, on the Hub and in the registry."""
+    """A daemon, a user's folders, and the same files here, on the Hub and in the registry."""
 
     running: RunningDaemon
     daemon: Daemon
@@ -242,13 +242,18 @@ class Scene:
         options = ["--quant", quant, "--force", "--name", name, "--transfer", self.way]
         return ["install", "tiny-llava", *options]
 
-    def start(self, quant: str, name: str = "mine", *, forked: bool = True) -> Running:
-        """Start the command: all of it, or forked when Python and the libraries are loaded."""
+    def start(
+        self, quant: str, name: str = "mine", *, forked: bool = True, by: Forking | None = None
+    ) -> Running:
+        """Start the command: all of it, or forked when Python and the libraries are loaded.
+
+        A forking process, by default the scene's own, has one command at a time.
+        """
         self._commands += 1
         out = self.folder / f"said-{self._commands}.txt"
         arguments = self.arguments(quant, name)
         if forked:
-            return self.forking.start(arguments, out)
+            return (by or self.forking).start(arguments, out)
         with out.open("wb") as file:
             process = subprocess.Popen(
                 [sys.executable, "-m", "llava_ollama", *arguments],

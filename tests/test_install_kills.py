@@ -9,10 +9,12 @@ from __future__ import annotations
 import random
 import signal
 import statistics
+import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +22,7 @@ import pytest
 
 from llava_ollama.transfer import Name
 from tests.holding import started
-from tests.killing import Running, Scene, scene
+from tests.killing import LONGEST, Forking, Running, Scene, scene
 
 pytestmark = pytest.mark.ollama
 SCALES = [pytest.param(1, id="sample"), pytest.param(10, id="long", marks=pytest.mark.soak)]
@@ -209,3 +211,92 @@ def test_kill_9_of_the_daemon_at_random_instants(case: Case, scale: int, tmp_pat
             except AssertionError as exc:
                 raise AssertionError(f"{where}: after {process.said!r}") from exc
         kills.check_hits(case.kills * scale)
+
+
+AT_ONCE = (
+    Case("0.24.0", "link", 5),
+    Case("0.24.0", "upload", 5),
+    Case("0.34.4", "link", 6),
+    Case("0.34.4", "upload", 5),
+    Case("0.34.4", "pull", 4),
+)
+"""Rounds, not kills."""
+NAMES = {"mine": ("int4", "f16"), "one": ("int4",), "two": ("f16",)}
+"""What is installed at once: two under one name, and two that share a blob with all others."""
+BESIDE = "beside"
+
+
+@dataclass
+class AtOnce:
+    """Rounds of four installs and one `ollama rm`."""
+
+    scene: Scene
+    forking: list[Forking]
+    rng: random.Random
+    names: tuple[str, ...] = (*NAMES, BESIDE)
+
+    def round(self, number: int) -> str:
+        """Run all of them; return the name that was removed meanwhile, having seen the rest."""
+        if number % FREE == 0:
+            self.scene.clear()
+        self.scene.run("int4", BESIDE)
+        removed = self.rng.choice(self.names)
+        jobs = [(quant, name) for name, quants in NAMES.items() for quant in quants]
+        order = [*jobs, ("", removed)]
+        self.rng.shuffle(order)
+        running = []
+        for quant, name in order:
+            time.sleep(self.rng.uniform(0, 0.1))
+            if quant:
+                by = self.forking[len(running)]
+                running.append((quant, name, self.scene.start(quant, name, by=by)))
+            else:
+                remover = self._remove(name)
+        self._check_ended(running, removed)
+        assert remover.wait(LONGEST) == 0 or removed != BESIDE
+        return removed
+
+    def _remove(self, name: str) -> subprocess.Popen[bytes]:
+        running = self.scene.running
+        quiet = subprocess.DEVNULL
+        command, env = [running.binary, "rm", name], running.environment
+        return subprocess.Popen(command, env=env, stdin=quiet, stdout=quiet, stderr=quiet)
+
+    def _check_ended(self, running: list[tuple[str, str, Running]], removed: str) -> None:
+        """See that each succeeded, or says in a sentence why its name was taken from it."""
+        for _, name, process in running:
+            assert process.code == 0 or name == removed, (name, removed, process.said)
+            assert process.code in {0, 1}, process.said
+            assert "Traceback" not in process.said
+        for name, quants in NAMES.items():
+            allowed = {*quants, "absent"} if name == removed else {*quants}
+            assert self.scene.state(name) in allowed, name
+
+    def again(self, removed: str) -> None:
+        """Run each command again, alone: all names are whole."""
+        for name, quants in NAMES.items():
+            self.scene.run(quants[0], name)
+            assert self.scene.state(name) == quants[0]
+        self.scene.check_bytes()
+        names = self.names if removed != BESIDE else tuple(NAMES)
+        self.scene.check_traces(*names)
+
+
+@LIMITS
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("case", AT_ONCE, ids=str)
+def test_four_installs_and_ollama_rm_at_once(case: Case, scale: int, tmp_path: Path) -> None:
+    with (
+        started(case.version, tmp_path / "daemon") as running,
+        scene(running, tmp_path / "us", case.way) as here,
+        ExitStack() as stack,
+    ):
+        forking = [stack.enter_context(Forking(here.environment)) for _ in range(4)]
+        all_of_them = AtOnce(here, forking, random.Random(200 + scale))
+        for number in range(case.kills * scale):
+            try:
+                removed = all_of_them.round(number)
+                all_of_them.again(removed)
+            except AssertionError as exc:
+                raise AssertionError(f"{case}, seed {200 + scale}, round {number}") from exc
+        here.ask()
