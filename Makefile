@@ -18,11 +18,11 @@ demo: .venv/demo ## Draw pictures and have the tiny model describe them
 test: test-fast test-ollama ## Lint, types, and all tests, on real daemons
 
 test-fast: lint check ## Everything that needs no daemon
-	$(PYTEST) -m "not ollama"
+	$(PYTEST) -m "not ollama and not soak"
 
 test-ollama: setup ## What meets real Ollama daemons; without them it is skipped, loudly, but not in CI
 	@$(BIN)/python -m tests.daemons.build || test -z "$$CI"
-	$(PYTEST) -m ollama
+	$(PYTEST) -m "ollama and not soak"
 
 soak: setup daemons ## The long versions of the fault tests
 	$(PYTEST) -m soak --timeout 3600

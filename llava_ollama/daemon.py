@@ -22,6 +22,7 @@ from llava_ollama.daemon_errors import (
     connecting,
     door,
     failure,
+    is_passing,
     not_ollama,
     pause_asked_for,
 )
@@ -37,8 +38,9 @@ __all__ = ["CREATE_TIMEOUT", "Daemon", "Listed", "Shown", "full_name"]
 
 CREATE_TIMEOUT = 3600.0
 """Seconds without a word from `create`: daemons 0.30 to 0.34.0 rewrite 16 GB in silence."""
-_TRIES = 3
-"""Times that a request is sent, where a server before the daemon asks for patience."""
+_TRIES, _BLINK = 3, 0.02
+"""Times that a request is sent, where a server before the daemon asks for patience or the daemon
+fails it since another model goes; and the seconds that this takes."""
 _LONGEST_REPLY = 64 << 20
 """Bytes; a `show` with the 128,000 tokens of Llama-3 has about 3 MB."""
 _NAME = re.compile(
@@ -285,12 +287,17 @@ class Daemon:
 
     @contextmanager
     def _answer(self, method: str, path: str, **more: Any) -> Iterator[httpx.Response]:
-        """Send a request and yield its answer, of which nothing is read yet."""
+        """Send a request and yield its answer; of one that succeeds nothing is read yet."""
+        import httpx
+
         for left in reversed(range(_TRIES)):
             with self._http.stream(method, path, **more) as response:
-                pause = pause_asked_for(response.status_code, response.headers) if left else None
-                if pause is None:
-                    yield response
+                answer, pause = response, pause_asked_for(response.status_code, response.headers)
+                if response.status_code in {400, 500}:
+                    answer = httpx.Response(response.status_code, text=self._read(response))
+                    pause = _BLINK if is_passing(answer.text) else None
+                if pause is None or not left:
+                    yield answer
                     return
             time.sleep(pause)
 

@@ -7,6 +7,7 @@ daemon's by status and, where several situations share one, by its own words.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -27,6 +28,7 @@ CONNECT_TIMEOUT = 10.0
 LONGEST_WAIT = 60.0
 """Seconds that a server may ask us to wait."""
 _BUSY = {429, 503}
+_GONE = re.compile(r"stat .*[/\\]manifests[/\\].*: no such file or directory")
 
 
 @contextmanager
@@ -97,6 +99,15 @@ def pause_asked_for(status: int, headers: Mapping[str, str]) -> float | None:
     if status not in _BUSY or not (asked.isascii() and asked.isdigit()):
         return None
     return seconds if (seconds := float(asked)) <= LONGEST_WAIT else None
+
+
+def is_passing(body: str) -> bool:
+    """Whether a request failed only because some other model was removed in that instant.
+
+    The daemon lists its manifests' names and then looks at each, for most requests before it does
+    anything else.
+    """
+    return _GONE.search(_said(body)) is not None
 
 
 def failure(status: int, body: str, host: str, model: str = "") -> LlavaOllamaError:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 
-from llava_ollama import swap
+from llava_ollama import presence, swap
 from llava_ollama.daemon import Daemon, Shown, full_name
 from llava_ollama.errors import DaemonError, LlavaOllamaError, ModelConflict, StoreError
 from llava_ollama.package import Package
@@ -223,7 +223,7 @@ class Installer:
         with closing(create) as statuses:  # an interrupt must not leave the connection open
             for status in statuses:
                 rewriting = rewriting or status.startswith(_REWRITING)
-        shown = self._daemon.show(name)
+        shown = presence.made(self._daemon, name)
         if rewriting and len(shown.sources) == len(FILE_NAMES):
             self._note_rewriting(shown, package)
         if wrong := self._planner.difference(shown, package):

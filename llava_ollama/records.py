@@ -57,7 +57,7 @@ class Records:
         fresh = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")
         with self._writing():
             path.parent.mkdir(parents=True, exist_ok=True)
-            _clear(path)
+            self._clear()
             try:
                 with fresh.open("w", encoding="utf-8") as file:
                     json.dump(dict(record), file)
@@ -90,6 +90,13 @@ class Records:
         """Return the path of the lock that belongs to a record."""
         return self._path(kind, key).with_suffix(".lock")
 
+    def _clear(self) -> None:
+        """Remove what killed writers have left, of any record: a probe's is never written again."""
+        for other in self._folder.glob("*/*.tmp"):
+            with suppress(FileNotFoundError):
+                if time.time() - other.stat().st_mtime > _OLD:
+                    other.unlink()
+
     @contextmanager
     def _writing(self) -> Iterator[None]:
         try:
@@ -105,14 +112,6 @@ class Records:
         joined = "\0".join(key).encode(errors="surrogatepass")
         name = hashlib.sha256(joined).hexdigest()[:24]
         return self._folder / kind / f"{name}.json"
-
-
-def _clear(path: Path) -> None:
-    """Remove what killed writers of this record have left."""
-    for other in path.parent.glob(f"{path.stem}.*.tmp"):
-        with suppress(FileNotFoundError):
-            if time.time() - other.stat().st_mtime > _OLD:
-                other.unlink()
 
 
 def _read(path: Path) -> dict[str, str] | None:

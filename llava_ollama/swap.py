@@ -12,20 +12,16 @@ takes the lock next, after a kill, settles what the record says.
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import re
 import secrets
-import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Literal
 
-from llava_ollama import locks
+from llava_ollama import locks, presence
 from llava_ollama.daemon import Daemon, full_name
 from llava_ollama.errors import (
-    DaemonError,
     DaemonTimeout,
     LlavaOllamaError,
     ModelBroken,
@@ -37,14 +33,11 @@ from llava_ollama.progress import SILENT, Reporter
 from llava_ollama.records import Records
 from llava_ollama.settings import same_daemon_key
 
-State = Literal["good", "broken", "absent"]
 Phase = Literal["", "place", "replace", "done"]
 """How far an exchange has come: nothing touched, onto a free or broken name, onto a good model
 that has a backup, or through."""
 PREFIX = "llava-ollama-"
 """What every temporary and backup name begins with."""
-_TRIES, _PAUSE = 5, 0.3
-"""Times to look at a backup that cannot be shown, and the seconds in between."""
 _GRACE = 0.3
 """Seconds for the daemon to finish a request that we have hung up on; `copy` takes milliseconds,
 and `create` stops at its next status line."""
@@ -95,12 +88,12 @@ class Exchange:
                     hint="Look at it with `llava-ollama show`, or replace it with `--force`",
                 )
             daemon.copy(name, backup)
-            daemon.show(backup)
+            presence.made(daemon, backup)
             phase = "replace"
-        daemon.show(self.temporary)
+        presence.made(daemon, self.temporary)
         self._note(phase)
         daemon.copy(self.temporary, name)
-        daemon.show(name)
+        presence.made(daemon, name)
         self._note("done")
 
     def close(self, reporter: Reporter, *, forget: bool = True) -> None:
@@ -180,41 +173,23 @@ def settle(daemon: Daemon, record: dict[str, str]) -> None:
     replacing, placing = (record.get("phase") == phase for phase in ("replace", "place"))
     beside = [backup, temporary]
     if replacing:
-        states = [_patiently(daemon, one) for one in (backup, name, temporary)]
-        if states[0] == "good" and not _same(daemon, backup, name):
+        states = [presence.patiently(daemon, one) for one in (backup, name, temporary)]
+        if states[0] == "good" and not presence.same(daemon, backup, name):
             # A third model there is the user's own, made after a kill.
-            if states[1] != "good" or _same(daemon, temporary, name):
+            if states[1] != "good" or presence.same(daemon, temporary, name):
                 daemon.copy(backup, name)
-                daemon.show(name)
+                presence.made(daemon, name)
             elif states[2] == "broken":  # then nobody can say whether it is a third one
                 beside.remove(backup)
         elif states[0] == "broken":  # it was whole before, so it may be again: `doctor` names it
             beside.remove(backup)
     # A name that was free before: only what this exchange has put there may go.
-    elif placing and (_patiently(daemon, name) != "good" or _same(daemon, temporary, name)):
-        _remove(daemon, name)
+    elif placing and (
+        presence.patiently(daemon, name) != "good" or presence.same(daemon, temporary, name)
+    ):
+        presence.remove(daemon, name)
     for other in beside:
-        _remove(daemon, other)
-
-
-def state(daemon: Daemon, name: str) -> State:
-    """Return whether `name` is a model that can be shown, one with a broken manifest, or none."""
-    try:
-        daemon.show(name)
-    except ModelNotInstalled:
-        return "absent"
-    except ModelBroken:
-        return "broken"
-    return "good"
-
-
-def _patiently(daemon: Daemon, name: str) -> State:
-    """Return the state of `name`; one that cannot be shown is asked for again, as that may pass."""
-    for _ in range(_TRIES):
-        if (found := state(daemon, name)) != "broken":
-            return found
-        time.sleep(_PAUSE)
-    return "broken"
+        presence.remove(daemon, other)
 
 
 def remove(daemon: Daemon, name: str, records: Records | None = None) -> None:
@@ -223,7 +198,7 @@ def remove(daemon: Daemon, name: str, records: Records | None = None) -> None:
     With `records`, an install by another process is not disturbed.
     """
     with _alone(daemon, records) if records else nullcontext():
-        _remove(daemon, name)
+        presence.remove(daemon, name)
 
 
 def _telling(reporter: Reporter, message: str) -> Callable[[], None]:
@@ -274,47 +249,3 @@ def _valid(daemon: Daemon, record: dict[str, str], reporter: Reporter) -> bool:
     if not ours:
         reporter.note("a record of an install in the state folder is damaged; it is ignored")
     return bool(ours) and same_daemon_key(get("host", "")) == daemon.key
-
-
-def _same(daemon: Daemon, one: str, other: str) -> bool:
-    """Return whether two names are the same model, as far as the daemon tells."""
-    try:
-        shown = [dataclasses.replace(daemon.show(name), name="") for name in (one, other)]
-    except (ModelNotInstalled, ModelBroken):
-        return False
-    return shown[0] == shown[1]
-
-
-def _remove(daemon: Daemon, name: str) -> None:
-    """Delete `name` if it is there; an empty manifest, which `DELETE` refuses, is replaced first.
-
-    `show` cannot be asked whether it is there: 0.24 says "not found" also of a missing blob.
-    """
-    try:
-        daemon.delete(name)
-    except ModelNotInstalled:
-        return
-    except DaemonError:
-        if state(daemon, name) != "broken":
-            raise
-        _write_over(daemon, name)
-        daemon.delete(name)
-
-
-def _write_over(daemon: Daemon, name: str) -> None:
-    """Give `name` a manifest that can be deleted: another model's, else a projector of nothing."""
-    for listed in daemon.models():
-        if state(daemon, listed.name) == "good":
-            daemon.copy(listed.name, name)
-            return
-    digest = hashlib.sha256(_NOTHING).hexdigest()
-    if not daemon.has_blob(digest):
-        daemon.upload(digest, len(_NOTHING), [_NOTHING])
-    for _ in daemon.create(name, files={"x.gguf": digest}, template="", system="", parameters={}):
-        pass
-
-
-_NOTHING = b"GGUF" + struct.pack(
-    "<IQQQ20sIQ4s", 3, 0, 1, 20, b"general.architecture", 8, 4, b"clip"
-)
-"""A GGUF file without tensors. Called a projector, since 0.34.0 would rewrite a model."""

@@ -342,8 +342,9 @@ class Scene:
         """
         assert sorted(self.store.manifests()) == sorted(names), self.store.manifests()
         assert sorted(m.name for m in self.daemon.models()) == sorted(f"{n}:latest" for n in names)
-        assert self.begun() == []
-        orphans, strange = self.store.orphans(), self._strange()
+        assert not self.begun(), self.begun()
+        strange = self._strange()
+        orphans = {k: size for k, size in self.store.orphans().items() if k not in strange}
         if orphans or strange:
             found = doctor_store.StoreDoctor(stores.Store(self.running.models), self.ledger)
             checks = {finding.check for finding in found.examine()}

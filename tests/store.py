@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,12 @@ class Store:
         return {path.parent.name: json.loads(path.read_text() or "{}") for path in found}
 
     def blobs(self) -> dict[str, int]:
-        """Return size by file name."""
-        return {path.name: path.stat().st_size for path in (self.folder / "blobs").iterdir()}
+        """Return size by file name; what the daemon removes meanwhile is left out."""
+        found = {}
+        for path in (self.folder / "blobs").iterdir():
+            with suppress(FileNotFoundError):
+                found[path.name] = path.stat().st_size
+        return found
 
     def orphans(self) -> dict[str, int]:
         """Return the blobs that no manifest needs, but for the daemon's own small ones."""

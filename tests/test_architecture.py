@@ -16,7 +16,7 @@ pixels sources
 schema records gguf modelfile images prompts daemon_errors
 catalog shown
 weights daemon
-ledger store
+ledger store presence
 engine swap transfer
 ways preflight
 planning turns pins quarantine

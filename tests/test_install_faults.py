@@ -170,6 +170,26 @@ def test_one_broken_request(bench: Bench, request: pytest.FixtureRequest) -> Non
         assert list(bench.store.manifests()) == [NAME], where
 
 
+GONE = (
+    b'{"error":"stat /m/manifests/registry.ollama.ai/library/x/latest: no such file or directory"}'
+)
+DENIED = b'{"error":"model \'x\' not found"}'
+
+
+def test_another_model_goes_in_that_instant(bench: Bench) -> None:
+    """A daemon then fails most requests, and denies that a model is there which is."""
+    for number, step in enumerate(bench.steps()):
+        faults = [Fault(status=400, body=GONE), Fault(status=500, body=GONE)]
+        if step.startswith(("POST /api/show", "DELETE")):
+            faults.append(Fault(status=404, body=DENIED))
+        for fault in () if "/api/blobs/" in step else faults:
+            bench.put_old()
+            bench.proxy.reset({number: fault})
+            assert bench.install().changed, (number, step, fault)
+            assert bench.daemon_has("int4"), (number, step, fault)
+            assert list(bench.store.manifests()) == [NAME], (number, step, fault)
+
+
 def test_the_daemon_goes_away_for_good(bench: Bench) -> None:
     steps = bench.steps()
     for number, step in enumerate(steps):

@@ -20,9 +20,10 @@ STEM = f"llava_ollama-{__version__}"
 PACKAGE = """
 llava_ollama: __init__ __main__ arrays async_client catalog catalog.toml chat client colours daemon
 llava_ollama: daemon_errors doctor doctor_store errors extract findings images in_process install
-llava_ollama: inventory ledger locks modelfile package pins pixels planning preflight progress
-llava_ollama: prompts py.typed quarantine records repair resources results schema schema_rules
-llava_ollama: settings shown signatures sources square supply swap turns untrusted verify ways
+llava_ollama: inventory ledger locks modelfile package pins pixels planning preflight presence
+llava_ollama: progress prompts py.typed quarantine records repair resources results schema
+llava_ollama: schema_rules settings shown signatures sources square supply swap turns
+llava_ollama: untrusted verify ways
 llava_ollama/cli: __init__ app ask bars complete completion demo doctor files frame inspect
 llava_ollama/cli: install inventory look output verify
 llava_ollama/engine: __init__ completion connection embedded interface llamacpp ollama

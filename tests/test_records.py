@@ -84,7 +84,7 @@ def test_what_a_killed_writer_left_is_cleared_once_it_is_old(tmp_path):
     old.touch()
     fresh.touch()
     os.utime(old, (time.time() - 3600,) * 2)
-    records.put("installed", "x", record={})
+    records.put("probe", "never written again", record={})
     assert (old.exists(), fresh.exists()) == (False, True)
 
 

@@ -102,18 +102,18 @@ def show(app: App, name: str) -> None:
 @click.pass_obj
 def remove(app: App, names: tuple[str, ...], *, force: bool) -> None:
     """Remove an installed model."""
-    from llava_ollama import inventory, swap
+    from llava_ollama import inventory, presence, swap
     from llava_ollama.daemon import full_name
 
     app.recover()
     host = app.daemon.key
     for name in names:
         full_name(name)
-        if swap.state(app.daemon, name) == "absent":
+        if presence.state(app.daemon, name) == "absent":
             with inventory.did_you_mean(app.daemon, name):
                 app.daemon.show(name)  # raises
     for name in names:
-        if not force and swap.state(app.daemon, name) == "good":
+        if not force and presence.state(app.daemon, name) == "good":
             shown = app.daemon.show(name)
             if not inventory.is_ours(shown, app.catalog, app.records, host):
                 raise UsageProblem(

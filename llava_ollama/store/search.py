@@ -16,6 +16,7 @@ import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
+from llava_ollama import locks
 from llava_ollama.daemon import Daemon, Listed
 from llava_ollama.errors import DaemonError, ModelBroken, ModelNotInstalled
 from llava_ollama.records import Records
@@ -57,9 +58,14 @@ def prove(daemon: Daemon, candidates: Iterable[Path], records: Records) -> Store
     Raises:
         LlavaOllamaError: the state folder cannot be written; then nothing else was.
     """
-    recover(records)
     if not is_loopback(daemon.host):
         return _elsewhere(daemon)
+    with locks.locked(_lock(records)):
+        _clear(records)
+        return _prove(daemon, candidates, records)
+
+
+def _prove(daemon: Daemon, candidates: Iterable[Path], records: Records) -> Store | NoStore:
     places = [folder for folder in dict.fromkeys(candidates) if _has_blobs(folder)]
     for folder in places:
         if Store(folder).writable and _sees(daemon, Store(folder), records):
@@ -72,6 +78,17 @@ def prove(daemon: Daemon, candidates: Iterable[Path], records: Records) -> Store
 
 def recover(records: Records) -> None:
     """Remove the probes that killed processes left behind; each was written down before."""
+    if any(records.all("probe")):
+        with locks.if_free(_lock(records)) as free:  # else a live process is asking
+            if free:
+                _clear(records)
+
+
+def _lock(records: Records) -> Path:
+    return records.lock_file("probe", "all")
+
+
+def _clear(records: Records) -> None:
     for record in list(records.all("probe")):
         path = Path(record.get("path", ""))
         if _is_probe(path):
