@@ -39,8 +39,7 @@ __all__ = ["CREATE_TIMEOUT", "Daemon", "Listed", "Shown", "full_name"]
 CREATE_TIMEOUT = 3600.0
 """Seconds without a word from `create`: daemons 0.30 to 0.34.0 rewrite 16 GB in silence."""
 _TRIES, _BLINK = 3, 0.02
-"""Times that a request is sent, where a server before the daemon asks for patience or the daemon
-fails it since another model goes; and the seconds that this takes."""
+"""Times that a request is sent, where patience is asked for or another model goes; its seconds."""
 _LONGEST_REPLY = 64 << 20
 """Bytes; a `show` with the 128,000 tokens of Llama-3 has about 3 MB."""
 _NAME = re.compile(
