@@ -24,7 +24,7 @@ inventory results
 verify supply doctor_store
 install in_process doctor chat repair extract
 client
-async_client
+async_client compare
 __init__ tiny
 cli
 __main__

@@ -2,69 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import re
+import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 
 from llava_ollama import Llava
-from llava_ollama.cli import main
+from llava_ollama.daemon import Daemon
 from llava_ollama.gguf import checks, reader
 from llava_ollama.tiny import shapes
 from tests.daemons.running import RunningDaemon
+from tests.drawn import one_shape_pictures
 from tests.holding import flip, sha256
-from tests.installing import MODEL, PROJECTOR, remove
-from tests.published import published_model, published_projector
+from tests.installing import PROJECTOR, remove
+from tests.old_pair import Desk
 
-OLD = """
-[models.old]
-parameters.num_thread = 1
-projector = {{ file = "{projector}", sha256 = "{projector_sha256}"{more} }}
-[models.old.quants]
-int4 = {{ file = "{model}", sha256 = "{model_sha256}" }}
-"""
+PAGE = Path(__file__).parent.parent / "docs" / "vision-tower.md"
 NAMES = ("old-int4", "old-int4-mended")
-
-
-@dataclass(frozen=True)
-class Desk:
-    """A user with the pair as it was published, and a catalog that pins it."""
-
-    folder: Path
-    model: Path
-    projector: Path
-
-    @classmethod
-    def set_up(cls, folder: Path) -> Desk:
-        desk = cls(
-            folder,
-            published_model(MODEL, folder / "model.gguf"),
-            published_projector(PROJECTOR, folder / "mmproj.gguf"),
-        )
-        desk.write_catalog(", vision-layers = 3")
-        return desk
-
-    def write_catalog(self, more: str) -> None:
-        files = {"model": self.model, "projector": self.projector}
-        digests = {f"{kind}_sha256": sha256(path) for kind, path in files.items()}
-        values = {kind: path.name for kind, path in files.items()}
-        (self.folder / "own.toml").write_text(OLD.format(more=more, **values, **digests))
-
-    def call(self, *words: str, host: str = "http://127.0.0.1:9", code: int = 0) -> Result:
-        environment = {
-            "LLAVA_OLLAMA_CATALOG": str(self.folder / "own.toml"),
-            "LLAVA_OLLAMA_CACHE": str(self.folder / "cache"),
-            "LLAVA_OLLAMA_STATE": str(self.folder / "state"),
-            "OLLAMA_HOST": host,
-        }
-        done = CliRunner().invoke(main, words, env=environment)
-        assert done.exit_code == code, done.output
-        return done
 
 
 @pytest.fixture
@@ -196,6 +156,35 @@ def test_what_is_right_is_installed_as_it_is(busy: Desk, ollama: RunningDaemon):
     assert "nothing to mend" in done.stderr
     assert f"sha256:{sha256(PROJECTOR)}\n" in done.stdout
     remove(ollama.host, name)
+
+
+@pytest.mark.ollama
+def test_the_page_s_commands_show_the_difference(busy: Desk, ollama: RunningDaemon):
+    """Here `llava-llama3` means the tiny pair in its published form."""
+    busy.write_catalog(", vision-layers = 3", name="llava-llama3")
+    drawn = list(one_shape_pictures(3, seed=7))
+    with contextlib.chdir(busy.folder):
+        for name, (picture, _) in zip(("xx.png", "before.jpg", "after.jpg"), drawn, strict=True):
+            picture.save(name, quality=95)
+        page = PAGE.read_text(encoding="utf-8")
+        block = "".join(re.findall(r"^```sh\n(.*?)^```$", page, re.DOTALL | re.MULTILINE))
+        said = [
+            busy.call(*shlex.split(line)[1:], host=ollama.host).stdout
+            for line in block.splitlines()
+        ]
+        *words, last = said[-1].splitlines()
+        assert f"  llava-llama3-int4-mended  {shapes.caption(drawn[0][1])}" in words
+        assert re.fullmatch("[1-3] of 3 answers differ", last)
+        told = json.loads(busy.call("compare", "xx.png", "--json", host=ollama.host).stdout)
+        names = ["llava-llama3-int4", "llava-llama3-int4-mended"]
+        assert told["models"] == names
+        daemon = Daemon(ollama.host)
+        daemon.copy(names[1], "copy")
+        daemon.close()
+        same = ("compare", "xx.png", "--model", names[1], "--model", "copy")
+        assert "0 of 1 answers differ" in busy.call(*same, host=ollama.host).stdout
+    for name in (*names, "copy"):
+        remove(ollama.host, name)
 
 
 @pytest.mark.embedded

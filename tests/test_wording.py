@@ -686,8 +686,9 @@ CASES = (
         ("fly",),
         "no command `fly`",
         (
-            "Commands are `ask`, `completion`, `demo`, `doctor`, `download`, `inspect`, `install`, "
-            "`list`, `look`, `mend`, `remove`, `render`, `repair`, `run`, `show`, `verify`"
+            "Commands are `ask`, `compare`, `completion`, `demo`, `doctor`, `download`, `inspect`, "
+            "`install`, `list`, `look`, `mend`, `remove`, `render`, `repair`, `run`, `show`, "
+            "`verify`"
         ),
         2,
     ),
@@ -770,6 +771,44 @@ CASES = (
         "`good.png` is not a GGUF file",
         "It starts with the bytes 89 50 4e 47 0d 0a 1a 0a, not with GGUF",
         1,
+    ),
+    Case(
+        "more layers than there are",
+        ("mend", "bare.gguf", "-o", "out.gguf", "--layers", "9"),
+        "`bare.gguf` stores 4 blocks of its vision tower, not `9`",
+        "Give the number of blocks that it was trained with",
+        1,
+    ),
+    Case(
+        "layers that the catalog knows better",
+        ("mend", "projector.gguf", "-o", "out.gguf", "--layers", "2"),
+        "`projector.gguf` was trained with 3 blocks, not `2`",
+        "Leave out `--layers`",
+        2,
+    ),
+    Case(
+        "layers of nothing to mend",
+        ("install", "tiny-llava", "--layers", "3"),
+        "`--layers` is for a projector to be mended",
+        "Add `--mend`",
+        2,
+    ),
+    Case(
+        "a model compared with itself",
+        ("compare", "good.png", "--model", "a", "--model", "a"),
+        "two models are compared, not 1",
+        "Write `--model A --model B`, or leave both out",
+        2,
+    ),
+    Case(
+        "nothing to compare",
+        ("compare", "good.png"),
+        "no model is installed both as published and mended at {host}",
+        (
+            "`llava-ollama install` and `llava-ollama install --mend` make such a pair, or name any"
+            " two with `--model`"
+        ),
+        2,
     ),
     Case(
         "nothing to mend at",

@@ -19,6 +19,7 @@ COMMANDS = {
     "ask": "ask:ask",
     "run": "ask:run",
     "look": "look:look",
+    "compare": "compare:compare",
     "list": "inventory:list_models",
     "show": "inventory:show",
     "remove": "inventory:remove",

@@ -266,6 +266,7 @@ SUMMARIES = {
     "ask": "Ask a question about pictures.",
     "run": "Ask with the picture's name in the prompt.",
     "look": "Write down what a model sees of a picture.",
+    "compare": "Show what two models say of the same pictures.",
     "list": "List the catalog and what is installed.",
     "show": "Say which bytes and which words a model is made of.",
     "remove": "Remove an installed model.",
