@@ -10,7 +10,8 @@ wherever they stand: `<|eot_id|>` in a user's words ends the user's turn (ollama
 - llama.cpp's marks `<__media__>`, `<__image__>` and those with a random part;
 - `control`: what else acts in one engine. For a model in Ollama whose chat template is not
   Llama-3's these are the control tokens of its own vocabulary, say `</s>` and `[INST]`. For
-  Llama-3 they are none, so that HTML's `<s>` stays as it is.
+  Llama-3 they are none, so that HTML's `<s>` stays as it is; a token of another form that somebody
+  added to Llama-3's vocabulary is not known here.
 
 Engines compare exactly, so that look-alikes, full-width characters and a space inside are harmless,
 and nothing is done about them.
