@@ -11,6 +11,7 @@ from llava_ollama import turns
 from llava_ollama.chat import AsyncChat, async_user_turn
 from llava_ollama.client import DEFAULT_MODEL, DESCRIBE, patience
 from llava_ollama.engine.interface import Answer, AsyncEngine, Chunk
+from llava_ollama.engine.persistent import RETRY_FOR, AsyncPersistentEngine
 from llava_ollama.extract import OPTIONS, Extracted, form_of
 from llava_ollama.images import Decode, Vision
 from llava_ollama.progress import SILENT, Reporter
@@ -23,17 +24,20 @@ T = TypeVar("T")
 class AsyncLlava:
     """The same as `Llava`, for asyncio."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - as in `Llava`
         self,
         model: str = DEFAULT_MODEL,
         *,
         host: str | None = None,
         timeout: float | None = None,
+        retry_for: float = RETRY_FOR,
         engine: AsyncEngine | None = None,
         reporter: Reporter = SILENT,
     ) -> None:
         """See `Llava`."""
-        self._engine = engine or _async_ollama(model, host, timeout)
+        self._engine = engine or AsyncPersistentEngine(
+            _async_ollama(model, host, timeout), retry_for, reporter
+        )
         self._reporter = reporter
 
     @classmethod
@@ -62,6 +66,7 @@ class AsyncLlava:
         *,
         api_key: str | None = None,
         timeout: float | None = None,
+        retry_for: float = RETRY_FOR,
         reporter: Reporter = SILENT,
     ) -> Self:
         """See `Llava.server`."""
@@ -70,7 +75,7 @@ class AsyncLlava:
         settings = Settings.read()
         key = api_key or settings.api_key
         engine = AsyncLlamaCppEngine(url, timeout=patience(timeout, settings), api_key=key)
-        return cls(engine=engine, reporter=reporter)
+        return cls(engine=AsyncPersistentEngine(engine, retry_for, reporter), reporter=reporter)
 
     async def ask(  # noqa: PLR0913 - keywords, each of them something a caller may know
         self,

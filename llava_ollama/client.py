@@ -17,6 +17,7 @@ from typing import Any, Self, TypeVar, overload
 from llava_ollama import turns
 from llava_ollama.chat import Chat, user_turn
 from llava_ollama.engine.interface import Answer, Chunk, Engine
+from llava_ollama.engine.persistent import RETRY_FOR, PersistentEngine
 from llava_ollama.errors import UsageProblem
 from llava_ollama.extract import OPTIONS, Extracted, form_of
 from llava_ollama.images import Decode, Vision
@@ -34,12 +35,13 @@ DESCRIBE = "Describe this image"
 class Llava:
     """A vision model to ask, in an Ollama daemon unless made by `embedded` or `server`."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - keywords, each of them something a caller may set
         self,
         model: str = DEFAULT_MODEL,
         *,
         host: str | None = None,
         timeout: float | None = None,
+        retry_for: float = RETRY_FOR,
         engine: Engine | None = None,
         reporter: Reporter = SILENT,
     ) -> None:
@@ -48,10 +50,14 @@ class Llava:
         Nothing is sent before the first question. What the daemon says of the model is asked for
         once: make a new client after the model was installed anew. `timeout` is in seconds
         without a word from the daemon, and a daemon's first word of an answer to `ask` is also
-        its last. `engine` takes the place of all three. `reporter` is told what a person may
-        want to know of a picture, for instance that only the first frame of several is shown.
+        its last. A daemon that is busy, loads the model or is being restarted is asked again for
+        `retry_for` seconds (0: never), as long as no word of the answer has come. `engine` takes
+        the place of all four. `reporter` is told what a person may want to know: that only the
+        first frame of a picture is shown, say, or that the daemon is asked again.
         """
-        self._engine = engine or _ollama(model, host, timeout)
+        self._engine = engine or PersistentEngine(
+            _ollama(model, host, timeout), retry_for, reporter
+        )
         self._reporter = reporter
 
     @classmethod
@@ -88,6 +94,7 @@ class Llava:
         *,
         api_key: str | None = None,
         timeout: float | None = None,
+        retry_for: float = RETRY_FOR,
         reporter: Reporter = SILENT,
     ) -> Self:
         """Use a running `llama-server` that was started with `--mmproj`.
@@ -100,7 +107,7 @@ class Llava:
         settings = Settings.read()
         key = api_key or settings.api_key
         engine = LlamaCppEngine(url, timeout=patience(timeout, settings), api_key=key)
-        return cls(engine=engine, reporter=reporter)
+        return cls(engine=PersistentEngine(engine, retry_for, reporter), reporter=reporter)
 
     def ask(  # noqa: PLR0913 - keywords, each of them something a caller may know
         self,

@@ -17,6 +17,7 @@ from llava_ollama.errors import (
     DaemonTimeout,
     DaemonUnreachable,
     ImageError,
+    IncompleteAnswer,
     LlavaOllamaError,
     ModelLoading,
     ModelNotInstalled,
@@ -141,6 +142,11 @@ _SAYINGS: tuple[tuple[tuple[str, ...], type[LlavaOllamaError], str], ...] = (
         ("timed out waiting for",),
         ModelLoading,
         "Try again: the model is still being loaded",
+    ),
+    (
+        ("token repeat limit",),
+        IncompleteAnswer,
+        "The model repeats itself: ask otherwise, or set `repeat_penalty`",
     ),
     (
         ("JSON schema", "failed to parse grammar"),

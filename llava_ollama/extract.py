@@ -98,7 +98,8 @@ class Form(Generic[T]):
         if answer.finish == "length":
             raise InvalidAnswer(
                 "the answer reached its limit of tokens before its document was complete",
-                hint="Allow more (`num_predict`), or bound the schema (`maxLength`, `maxItems`)",
+                hint="Allow more of them (`num_predict`, on the command line `--max-tokens`), or "
+                "bound the schema's texts and lists (`maxLength`, `maxItems`)",
                 text=answer.text,
                 complaints=tuple(complaints),
             )

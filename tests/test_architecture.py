@@ -43,7 +43,7 @@ OWNERS = {
     "pydantic": "extract.py engine/ollama.py",
     "rich": "cli/bars.py",
     "sqlite3": "ledger.py",
-    "tenacity": "weights/download.py",
+    "tenacity": "weights/download.py engine/persistent.py",
     "xllamacpp": "engine/embedded.py",
     # Where it is read, hidden from an `import ollama` that fails of it, and asked for NO_COLOR.
     "os.environ os.getenv": "settings.py engine/ollama.py cli/app.py",

@@ -528,7 +528,7 @@ FAILURES = [
 @pytest.mark.parametrize(("chat", "error", "words"), FAILURES)
 def test_a_failure_has_its_type_and_a_hint(mode, chat, error, words):
     with daemon(chat) as (host, _), pytest.raises(LlavaOllamaError, match=words) as caught:
-        answer(mode, red(), host=host, model="m")
+        answer(mode, red(), host=host, model="m", retry_for=0)
     assert type(caught.value) is error
     assert caught.value.hint
     assert caught.value.__cause__ is not None

@@ -27,6 +27,7 @@ llava_ollama: turns untrusted verify ways
 llava_ollama/cli: __init__ app ask bars compare complete completion demo doctor files frame inspect
 llava_ollama/cli: install inventory look output verify
 llava_ollama/engine: __init__ completion connection embedded interface llamacpp ollama
+llava_ollama/engine: persistent
 llava_ollama/gguf: __init__ changes checks layout mend reader summary
 llava_ollama/store: __init__ folder manifests search
 llava_ollama/tiny: __init__ check demo shapes tiny-llava-f16.gguf tiny-llava-int4.gguf

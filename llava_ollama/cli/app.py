@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llava_ollama.cli.output import Output
 from llava_ollama.errors import UnknownModel, UsageProblem
@@ -34,6 +34,8 @@ class App:
     verbose: bool = False
     quiet: bool = False
     no_color: bool = False
+    retry: bool = True
+    """Whether a daemon that is busy is asked again."""
     asking: str = "the model"
     """What `asked` has made a client of, for people."""
     _open: ExitStack = field(default_factory=ExitStack, repr=False)
@@ -137,7 +139,7 @@ class App:
 
         full_name(name)
         settings = self.settings
-        llava = Llava(name, host=settings.host, timeout=settings.timeout, reporter=self.reporter)
+        llava = Llava(name, host=settings.host, timeout=settings.timeout, **self._asking_again())
         self._open.callback(llava.close)
         return llava
 
@@ -159,7 +161,7 @@ class App:
             entry, _, quant = embedded.partition(":")
             return self.embedded(entry, quant or None)
         if server:
-            return Llava.server(server, timeout=self.settings.timeout, reporter=self.reporter)
+            return Llava.server(server, timeout=self.settings.timeout, **self._asking_again())
         name = name or inventory.the_only_one(self.daemon, self.catalog, self.records)
         self.asking = name.removesuffix(":latest")
         return self.llava(name)
@@ -169,6 +171,9 @@ class App:
         from llava_ollama.client import Llava
 
         return Llava.embedded(name, quant=quant, reporter=self.reporter)
+
+    def _asking_again(self) -> dict[str, Any]:
+        return {"reporter": self.reporter, **({} if self.retry else {"retry_for": 0.0})}
 
     def _check_embedded(self, name: str) -> None:
         """Refuse the name that a catalog model has in Ollama, `MODEL-QUANT`."""

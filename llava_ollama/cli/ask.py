@@ -54,6 +54,7 @@ _JSON = (
 @click.option(
     "--schema", metavar="FILE", type=_PATH, help="Answer with JSON that fits this JSON schema."
 )
+@click.option("--no-retry", is_flag=True, help="Do not ask a busy daemon again.")
 @click.option("--trusted", is_flag=True, help="Let control tokens in the words act.")
 @click.option(
     "--decode",
@@ -76,6 +77,7 @@ def ask(
     embedded: str | None,
     server: str | None,
     schema: str | None,
+    no_retry: bool,
     trusted: bool,
     decode: Decode,
 ) -> None:
@@ -101,6 +103,7 @@ def ask(
         "decode": decode,
     }
     wanted = _schema(schema)
+    app.retry = not no_retry
     with app.asked(model, embedded=embedded, server=server) as llava, _meant(app, model):
         if wanted is None:
             _answer(app, llava, pictures, prompt, **how)

@@ -153,6 +153,9 @@ class _Fold:
         try:
             with _door(self._engine.host, self._engine.model):
                 yield
+        except IncompleteAnswer as exc:
+            exc.text = self.text
+            raise
         except DaemonError as exc:
             if self._begun and isinstance(exc.__cause__, broken):
                 raise incomplete(self._engine.host, self.text) from exc.__cause__
