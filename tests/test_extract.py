@@ -13,12 +13,10 @@ import pytest
 from pydantic import BaseModel, Field, field_validator
 
 from llava_ollama import AsyncLlava, Extracted, Llava
-from llava_ollama.engine.embedded import start_embedded
 from llava_ollama.engine.interface import Answer, Request, Times, Usage
 from llava_ollama.errors import InvalidAnswer, UsageProblem
 from llava_ollama.tiny.shapes import Shape, draw
-from tests.conftest import DAEMONS, start
-from tests.installing import MODEL, PROJECTOR, install
+from tests.places import Place
 
 RED = draw(Shape("red", "circle", "white"))
 
@@ -170,24 +168,10 @@ def test_what_asks_for_nothing(kind, wanted):
 # Real engines
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        *(pytest.param(version, marks=pytest.mark.ollama) for version in DAEMONS),
-        pytest.param("llama.cpp", marks=pytest.mark.embedded),
-    ],
-)
-def llava(request, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Llava]:
-    folder = tmp_path_factory.mktemp("extract")
-    if request.param == "llama.cpp":
-        with Llava(engine=start_embedded(MODEL, PROJECTOR, cache=folder)) as client:
-            yield client
-        return
-    daemon = start(request.param, folder)
-    install(daemon.host, folder, "tiny")
-    with Llava("tiny", host=daemon.host) as client:
+@pytest.fixture(scope="module")
+def llava(place: Place) -> Iterator[Llava]:
+    with Llava(engine=place.plain(*place.arguments, **place.keywords)) as client:
         yield client
-    daemon.stop()
 
 
 @pytest.mark.parametrize("wanted", [Seen, Counted, Several, Literal["a", "b"], SCHEMA])

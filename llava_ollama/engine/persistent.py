@@ -51,7 +51,8 @@ class _Patience:
         return {
             "retry": tenacity.retry_if_exception(self._may_ask_again),
             # With a random part, or all that found a queue full would meet there again.
-            "wait": tenacity.wait_exponential_jitter(_FIRST_WAIT, _LONGEST_WAIT, jitter=0.3),
+            "wait": tenacity.wait_exponential(multiplier=_FIRST_WAIT, max=_LONGEST_WAIT)
+            + tenacity.wait_random(0, _FIRST_WAIT),
             "stop": tenacity.stop_before_delay(max(left, 0.0)),
             "before_sleep": self._tell,
             "reraise": True,

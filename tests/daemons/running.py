@@ -28,6 +28,8 @@ class RunningDaemon:
     binary: Path
     port: int = 0
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    more: dict[str, str] = field(default_factory=dict)
+    """Variables that it gets as well."""
 
     @property
     def host(self) -> str:
@@ -51,6 +53,7 @@ class RunningDaemon:
             "OLLAMA_MODELS": str(self.models),
             "OLLAMA_NO_CLOUD": "1",  # 0.34 calls its cloud at start otherwise
             "OLLAMA_KEEP_ALIVE": "30m",
+            **self.more,
         }
 
     def start(self) -> RunningDaemon:
