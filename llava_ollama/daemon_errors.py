@@ -141,7 +141,7 @@ _SAYINGS: tuple[tuple[tuple[str, ...], type[LlavaOllamaError], str], ...] = (
     (
         ("timed out waiting for",),
         ModelLoading,
-        "Try again: the model is still being loaded",
+        "Ask again, now that its files are in memory, or start it with more OLLAMA_LOAD_TIMEOUT",
     ),
     (
         ("token repeat limit",),
@@ -197,4 +197,5 @@ def _said(body: str) -> str:
         if not isinstance(value, str):
             return ""
         text = value
-    return " ".join(text.split())[:500] if not text.startswith("<") else ""
+    # 0.34 ends with a dash where it has nothing to add.
+    return " ".join(text.split())[:500].rstrip(" -") if not text.startswith("<") else ""

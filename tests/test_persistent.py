@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
-from llava_ollama import Answer, Chunk
+from llava_ollama import Answer, AsyncLlava, Chunk, Llava
 from llava_ollama.engine.interface import Request, Times, Usage
 from llava_ollama.engine.persistent import AsyncPersistentEngine, PersistentEngine
 from llava_ollama.errors import (
@@ -24,13 +26,12 @@ from llava_ollama.errors import (
     ModelLoading,
     RunnerCrashed,
 )
-from llava_ollama.tiny.shapes import Shape, draw
 from tests.asking import ask
-from tests.installing import Listening
+from tests.daemons.running import RunningDaemon
+from tests.installing import Listening, install
 
 T = TypeVar("T")
 
-RED = draw(Shape("red", "circle", "white"))
 WHOLE = Answer("A red", "stop", Usage(1, 2), Times(0, 0, 0, 0), None, "failing")
 
 
@@ -209,3 +210,59 @@ def test_closing_a_stream_closes_the_engines_own():
         assert failing.closed == 2
 
     asyncio.run(session())
+
+
+# Real daemons, asked without pictures: 0.24.0 needs 4 s for its first one
+
+
+NOTHING = "I see no picture."
+
+
+@pytest.fixture
+def apart(ollama: RunningDaemon, tmp_path: Path) -> Iterator[RunningDaemon]:
+    """A daemon of one's own that lets one question wait; the tiny model is not loaded yet."""
+    few = {"OLLAMA_MAX_QUEUE": "1", "OLLAMA_NUM_PARALLEL": "1"}
+    daemon = RunningDaemon(ollama.version, tmp_path, ollama.binary, more=few).start()
+    install(daemon.host, tmp_path, "tiny")
+    yield daemon
+    daemon.stop()
+
+
+async def crowd(host: str, **keywords: Any) -> list[str]:
+    """Ask six times at once; return the answers and what else came."""
+    async with AsyncLlava("tiny", host=host, **keywords) as llava:
+        asked = (llava.ask(None, options={"temperature": 0}) for _ in range(6))
+        got = await asyncio.gather(*asked, return_exceptions=True)
+    return [type(one).__name__ if isinstance(one, DaemonError) else str(one) for one in got]
+
+
+@pytest.mark.ollama
+def test_a_crowd_is_answered_one_after_the_other(apart):
+    """Measured: while a model is loaded, all but two find the queue full."""
+    got = asyncio.run(crowd(apart.host, retry_for=0))
+    assert set(got) == {NOTHING, "DaemonBusy"}
+    apart.stop()
+    apart.start()
+    heard = Listening()
+    assert asyncio.run(crowd(apart.host, reporter=heard)) == [NOTHING] * 6
+    assert set(heard.notes) == {
+        f"the daemon at {apart.host} has too many requests waiting; asking again"
+    }
+
+
+@pytest.mark.ollama
+def test_a_daemon_that_is_restarted_and_one_that_gives_up_loading(apart):
+    with Llava("tiny", host=apart.host) as llava:
+        assert str(llava.ask(None, options={"temperature": 0})) == NOTHING
+        apart.stop()
+        restart = threading.Timer(0.3, apart.start)
+        restart.start()
+        assert str(llava.ask(None, options={"temperature": 0})) == NOTHING
+        restart.join()
+    apart.stop()
+    apart.more["OLLAMA_LOAD_TIMEOUT"] = "1ms"
+    apart.start()
+    with Llava("tiny", host=apart.host, retry_for=0) as llava, pytest.raises(ModelLoading) as late:
+        llava.ask(None)
+    assert "timed out waiting for" in str(late.value)
+    assert "OLLAMA_LOAD_TIMEOUT" in (late.value.hint or "")
