@@ -120,6 +120,7 @@ class AsyncLlava:
         system: str | None = None,
         options: Mapping[str, Any] | None = None,
         trusted: bool = False,
+        decode: Decode = "exact",
     ) -> Extracted[T]: ...
     @overload
     async def extract(
@@ -131,6 +132,7 @@ class AsyncLlava:
         system: str | None = None,
         options: Mapping[str, Any] | None = None,
         trusted: bool = False,
+        decode: Decode = "exact",
     ) -> Extracted[Any]: ...
     async def extract(  # noqa: PLR0913 - as in `Llava`
         self,
@@ -141,10 +143,13 @@ class AsyncLlava:
         system: str | None = None,
         options: Mapping[str, Any] | None = None,
         trusted: bool = False,
+        decode: Decode = "exact",
     ) -> Extracted[Any]:
         """See `Llava.extract`."""
         form = form_of(wanted)
-        turn = await async_user_turn(self._engine, self._reporter, pictures, form.asked(prompt))
+        turn = await async_user_turn(
+            self._engine, self._reporter, pictures, form.asked(prompt), decode=decode
+        )
         options = {**OPTIONS, **(options or {})}
         request = turns.request_of([], turn, system, options, trusted=trusted)
         return await form.extract_async(request, self._engine.answer)

@@ -165,6 +165,7 @@ class Llava:
         system: str | None = None,
         options: Mapping[str, Any] | None = None,
         trusted: bool = False,
+        decode: Decode = "exact",
     ) -> Extracted[T]: ...
     @overload
     def extract(
@@ -176,6 +177,7 @@ class Llava:
         system: str | None = None,
         options: Mapping[str, Any] | None = None,
         trusted: bool = False,
+        decode: Decode = "exact",
     ) -> Extracted[Any]: ...
     def extract(  # noqa: PLR0913 - keywords, as in `ask`
         self,
@@ -186,6 +188,7 @@ class Llava:
         system: str | None = None,
         options: Mapping[str, Any] | None = None,
         trusted: bool = False,
+        decode: Decode = "exact",
     ) -> Extracted[Any]:
         """Have a document read off pictures: an object of the pydantic model `wanted`, say.
 
@@ -200,7 +203,7 @@ class Llava:
             UsageProblem: `wanted` is no schema that an answer can be held to.
         """
         form = form_of(wanted)
-        turn = user_turn(self._engine, self._reporter, pictures, form.asked(prompt))
+        turn = user_turn(self._engine, self._reporter, pictures, form.asked(prompt), decode=decode)
         options = {**OPTIONS, **(options or {})}
         request = turns.request_of([], turn, system, options, trusted=trusted)
         return form.extract(request, self._engine.answer)

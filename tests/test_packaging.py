@@ -25,7 +25,7 @@ llava_ollama: preflight presence progress prompts py.typed quarantine records re
 llava_ollama: results schema schema_rules settings shown signatures sources square supply swap
 llava_ollama: turns untrusted verify ways
 llava_ollama/cli: __init__ app ask bars compare complete completion demo doctor files frame inspect
-llava_ollama/cli: install inventory look output verify
+llava_ollama/cli: install inventory look output question verify
 llava_ollama/engine: __init__ completion connection embedded interface llamacpp ollama
 llava_ollama/engine: persistent
 llava_ollama/gguf: __init__ changes checks layout mend reader summary

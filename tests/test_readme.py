@@ -5,6 +5,7 @@ The 8B model cannot be here: a catalog of the test's own lets `llava-llama3` mea
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -99,6 +100,8 @@ def test_shell_blocks_run_as_they_stand(folder: Path, ollama: RunningDaemon, hub
         said.append(run(["bash", "-euo", "pipefail", "-c", "\n".join(lines)], folder, env))
     assert said[0].count(ANSWER) == 2
     assert said[1].endswith("Red.\n")
+    document = next(json.loads(one) for one in said if one.startswith("{"))
+    assert document.keys() == {"colour", "sides"}
     names = ("llava-llama3-int4", "tiny-llava-int4", "mine", "by-hand")
     run(["llava-ollama", "remove", "--force", *names], folder, env)
 
@@ -110,6 +113,8 @@ def test_python_for_ollama_runs_as_it_stands(folder: Path, ollama: RunningDaemon
     said = run([sys.executable, "-W", "error", "-c", blocks("python")[0]], folder, env)
     assert said.startswith(ANSWER)
     assert said.rstrip().endswith("Red.")
+    said = run([sys.executable, "-W", "error", "-c", blocks("python")[1]], folder, env)
+    assert re.fullmatch(r"(red|green|blue|yellow) \w+\n\d+ tokens\n", said)
     run(["llava-ollama", "remove", "llava-llama3-int4"], folder, env)
 
 
@@ -124,7 +129,7 @@ def test_python_without_ollama_runs_as_it_stands(folder: Path):
             code = "".join(
                 f"with {line.partition('#')[0].strip()} as llava:\n"
                 f"    print(llava.ask('xx.png', options={{'temperature': 0}}))\n"
-                for line in blocks("python")[1].replace(":8080", f":{port}").splitlines()
+                for line in blocks("python")[2].replace(":8080", f":{port}").splitlines()
             )
             code = f"from llava_ollama import Llava\n{_WAIT.format(port=port)}\n{code}"
             env = {"PATH": os.environ["PATH"], "HOME": str(folder)}

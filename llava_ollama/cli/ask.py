@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from llava_ollama.cli.app import App
-from llava_ollama.cli.bars import waiting
 from llava_ollama.cli.complete import installed, models
 from llava_ollama.cli.frame import command, global_options
+from llava_ollama.cli.question import Question
 from llava_ollama.errors import UsageProblem
 
 if TYPE_CHECKING:
-    from llava_ollama.client import Llava
-    from llava_ollama.engine.interface import Answer, Chunk
     from llava_ollama.images import Decode
     from llava_ollama.schema import Schema
 
@@ -96,19 +93,14 @@ def ask(
         raise UsageProblem("there is no picture before the prompt", hint=hint)
     given = {"temperature": temperature, "seed": seed, "num_predict": max_tokens}
     options = {key: value for key, value in given.items() if value is not None}
-    how: dict[str, Any] = {
-        "system": system,
-        "options": options,
-        "trusted": trusted,
-        "decode": decode,
-    }
-    wanted = _schema(schema)
+    wanted = None if schema is None else _schema(schema)
+    question = Question(pictures, prompt, system, options, trusted=trusted, decode=decode)
     app.retry = not no_retry
     with app.asked(model, embedded=embedded, server=server) as llava, _meant(app, model):
         if wanted is None:
-            _answer(app, llava, pictures, prompt, **how)
+            question.put(app, llava)
         else:
-            _document(app, llava, pictures, prompt, wanted, **how)
+            question.put_for_document(app, llava, wanted)
 
 
 @command(epilog=_JSON)
@@ -130,7 +122,13 @@ def run(app: App, name: str, words: tuple[str, ...]) -> None:
     if not pictures:
         app.out.note("no picture in the prompt")
     with app.asked(name) as llava, _meant(app, name):
-        _answer(app, llava, pictures, prompt or DESCRIBE)
+        Question(pictures, prompt or DESCRIBE).put(app, llava)
+
+
+def _schema(path: str) -> Schema:
+    from llava_ollama import schema
+
+    return schema.load(os.path.expanduser(path))  # noqa: PTH111 - Path raises for an unknown home
 
 
 def _split(text: str) -> tuple[list[str], str]:
@@ -210,96 +208,6 @@ def _is_picture(word: str) -> bool:
         return looks_like_picture(Path(word).expanduser())
     except (OSError, ValueError, RuntimeError):
         return False
-
-
-def _answer(
-    app: App,
-    llava: Llava,
-    pictures: list[str],
-    prompt: str,
-    *,
-    system: str | None = None,
-    options: dict[str, float] | None = None,
-    trusted: bool = False,
-    decode: Decode = "exact",
-) -> None:
-    """Ask, and print the answer: whole with `--json`, else as it is made."""
-    paths = _paths(pictures, prompt, system)
-    how: dict[str, Any] = {
-        "system": system,
-        "options": options,
-        "trusted": trusted,
-        "decode": decode,
-    }
-    if app.json:
-        with waiting(app.reporter, f"waiting for {app.asking}"):
-            answered = llava.ask(paths, prompt, **how)
-        app.out.result(answered)
-        return
-    with waiting(app.reporter, f"waiting for {app.asking}") as arrived:
-        chunks = llava.stream(paths, prompt, **how)
-        answer = _printed(app, chunks, arrived)
-    if answer and answer.finish == "length":
-        app.out.note("the answer was cut off at its limit")
-    if answer:
-        app.out.detail(
-            f"{answer.usage.prompt_tokens} prompt tokens, {answer.usage.completion_tokens} "
-            f"answer tokens, {answer.times.total:.2f} s, package {answer.model_digest}"
-        )
-
-
-def _schema(path: str | None) -> Schema | None:
-    from llava_ollama import schema
-
-    return None if path is None else schema.load(os.path.expanduser(path))  # noqa: PTH111 - as below
-
-
-def _document(
-    app: App,
-    llava: Llava,
-    pictures: list[str],
-    prompt: str,
-    schema: Schema,
-    **how: Any,
-) -> None:
-    """Ask for a document, and print it: JSON in any case, with `--json` the whole answer."""
-    from llava_ollama.errors import InvalidAnswer
-
-    paths = _paths(pictures, prompt, how["system"])
-    try:
-        with waiting(app.reporter, f"waiting for {app.asking}"):
-            found = llava.extract(paths, schema, prompt, **how)
-    except InvalidAnswer as exc:
-        app.out.note(f"{app.asking} said: {exc.text}")
-        raise
-    if app.json:
-        answer = dataclasses.asdict(found.answer)
-        app.out.result({**answer, "value": found.value, "repaired": found.repaired})
-    else:
-        dataclasses.replace(app.out, json=True).result(found.value)
-
-
-def _paths(pictures: list[str], prompt: str, system: str | None) -> list[str]:
-    """Return where the pictures are, once what is said can be sent."""
-    for what, text in (("prompt", prompt), ("system prompt", system or "")):
-        if not text.isascii() and text != text.encode(errors="ignore").decode():
-            raise UsageProblem(f"the {what} is not UTF-8 text", hint="Check the terminal's locale")
-    return [os.path.expanduser(p) for p in pictures]  # noqa: PTH111 - Path eats half of `https://`
-
-
-def _printed(app: App, chunks: Iterator[Chunk], arrived: Callable[[], None]) -> Answer | None:
-    """Print an answer as it is made, and end its line, come what may."""
-    answer, text = None, ""
-    try:
-        for chunk in chunks:
-            arrived()
-            app.out.piece(chunk.text)
-            text += chunk.text
-            answer = chunk.answer or answer
-    finally:
-        if text and not text.endswith("\n"):
-            app.out.piece("\n")
-    return answer
 
 
 @contextmanager
