@@ -76,8 +76,9 @@ def load(path: str | os.PathLike[str]) -> Schema:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as exc:
+        why = "it is not UTF-8 text" if isinstance(exc, UnicodeError) else exc
         raise UsageProblem(
-            f"`{path}` is not JSON: {exc}",
+            f"`{path}` is not JSON: {why}",
             hint='A schema looks like `{"type": "object", "properties": {…}}`',
         ) from exc
     return checked(found)

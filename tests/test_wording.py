@@ -93,6 +93,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     rewrite(MODEL, Path("wide.gguf"), {"llama.embedding_length": 512})
     rewrite(MODEL, Path("foreign.gguf"), {"tokenizer.ggml.tokens": ["a", "b"]})
     rewrite(PROJECTOR, Path("bare.gguf"), {"clip.projector_type": None})
+    Path("odd.json").write_text('{"properties": {"a": {"not": {}}}}')
+    Path("wrong.json").write_text('{"enum": []}')
+    Path("half.json").write_text('{"type": ')
+    Path("round.json").write_text('{"$defs": {"a": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}')
     Path("own.toml").write_text('[models.mine]\nrepro = "a/b"\n')
     return tmp_path
 
@@ -112,6 +116,48 @@ def hosts() -> Iterator[Callable[[str], str]]:
 
 
 CASES = (
+    Case(
+        "a schema that is not there",
+        ("ask", "-m", "x", "good.png", "Hi", "--schema", "none.json"),
+        "the schema `none.json` cannot be read: No such file or directory",
+        "Give the path of a JSON file",
+        2,
+    ),
+    Case(
+        "a schema that is half a file",
+        ("ask", "-m", "x", "good.png", "Hi", "--schema", "half.json"),
+        "`half.json` is not JSON: Expecting value: line 1 column 10 (char 9)",
+        'A schema looks like `{"type": "object", "properties": {…}}`',
+        2,
+    ),
+    Case(
+        "a picture for a schema",
+        ("ask", "-m", "x", "good.png", "Hi", "--schema", "good.png"),
+        "`good.png` is not JSON: it is not UTF-8 text",
+        'A schema looks like `{"type": "object", "properties": {…}}`',
+        2,
+    ),
+    Case(
+        "a schema that no engine keeps",
+        ("ask", "-m", "x", "good.png", "Hi", "--schema", "odd.json"),
+        "the schema uses `not` at `#/properties/a`, which no engine can hold an answer to",
+        "Leave it out, or give a pydantic model, which checks what it says",
+        2,
+    ),
+    Case(
+        "a schema that allows nothing",
+        ("ask", "-m", "x", "good.png", "Hi", "--schema", "wrong.json"),
+        "the schema's `enum` at `#` cannot be `[]`",
+        "See https://json-schema.org/understanding-json-schema",
+        2,
+    ),
+    Case(
+        "a schema without end",
+        ("ask", "-m", "x", "good.png", "Hi", "--schema", "round.json"),
+        "the schema at `#` refers to itself",
+        "Let it refer to a part of itself",
+        2,
+    ),
     Case(
         "no daemon",
         ("ask", "-m", "x", "good.png", "Hi"),
