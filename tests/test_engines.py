@@ -151,10 +151,10 @@ def test_a_seed_repeats_an_answer(engine: Asked):
 
 
 def test_temperature_0_repeats_an_answer(engine: Asked):
-    """Also when other pictures were asked about in between, and the prompt is no longer cached."""
-    colours = ((220, 30, 30), (30, 60, 220), (240, 200, 40))
+    """Also when another picture was asked about in between, and the prompt is no longer cached."""
+    colours = ((220, 30, 30), (30, 60, 220))
     first = [engine.answer(ask(circle(colour))).text for colour in colours]
-    assert len(set(first)) == 3
+    assert len(set(first)) == 2
     assert [engine.answer(ask(circle(colour))).text for colour in colours] == first
 
 
@@ -176,6 +176,21 @@ def test_a_schema_holds_the_form_of_an_answer(engine: Asked):
         assert document.keys() == {"colour", "count"}
         assert document["colour"] in {"red", "blue"}
     assert engine.answer(ask()).text == SENTENCE
+
+
+def test_a_daemon_cuts_off_a_model_that_repeats_itself(engine: Asked, place: Place):
+    """After 30 equal tokens on 0.24.0, 100 on 0.34.4: the one just ends, the other says so."""
+    same = {"type": "string", "pattern": "^z{400}$"}
+    request = dataclasses.replace(ask(num_predict=900), schema=same)
+    if place.version.startswith("llama"):
+        assert engine.answer(request).text == f'"{"z" * 400}"'
+        return
+    with pytest.raises(IncompleteAnswer) as caught:
+        engine.answer(request)
+    assert caught.value.hint
+    with pytest.raises(IncompleteAnswer) as caught:
+        engine.chunks(request)
+    assert caught.value.text.startswith('"zzzzzzzz')
 
 
 def test_a_schema_that_an_engine_cannot_read(engine: Asked, place: Place):
