@@ -7,7 +7,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 # Rendered by the program itself; `make check` fails when one of them is stale.
 MODELFILES := modelfiles/OLLAMA_MODELFILE_F16 modelfiles/OLLAMA_MODELFILE_INT4
 
-.PHONY: help demo test test-fast test-ollama soak bench setup daemons lint fix modelfiles readme check build clean
+.PHONY: help demo test test-fast test-ollama soak bench setup daemons lint fix modelfiles readme pages check build clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -51,8 +51,12 @@ modelfiles: setup ## Render modelfiles/
 readme: setup ## Write the README's generated parts
 	@$(BIN)/python -m tests.readme --write
 
+pages: setup ## Make the pictures and figures of docs/pictures.md
+	@$(BIN)/python -m tests.pages --write
+
 check: setup ## Fail when a generated file is stale
 	@$(BIN)/python -m tests.readme
+	@$(BIN)/python -m tests.pages
 	@for quant in f16 int4; do \
 	  file=modelfiles/OLLAMA_MODELFILE_$$(echo $$quant | tr a-z A-Z); \
 	  $(BIN)/llava-ollama render llava-llama3 --quant $$quant | diff $$file - \

@@ -6,7 +6,7 @@ import io
 import random
 
 import numpy as np
-from PIL import Image, ImageChops, ImageFilter
+from PIL import Image, ImageChops
 
 from llava_ollama.tiny import shapes
 from llava_ollama.tiny.shapes import Shape
@@ -15,12 +15,11 @@ from llava_ollama.tiny.shapes import Shape
 def photo(width: int, height: int, seed: int = 0, *, grain: int = 12) -> Image.Image:
     """Return a picture as a camera makes it: detail at every scale, and noise in each pixel."""
     rng = np.random.default_rng(seed)
-    whole = None
-    for side in (3, 12, 60, 400):
+    whole = Image.new("RGB", (width, height), "grey")
+    for side, weight in ((3, 0.9), (12, 0.4), (60, 0.2), (400, 0.1)):
         rough = Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8))
         layer = rough.resize((width, height), Image.Resampling.BICUBIC)
-        whole = layer if whole is None else Image.blend(whole, layer, 0.35)
-    assert whole is not None
+        whole = Image.blend(whole, layer, weight)
     return with_noise(whole, seed, grain)
 
 
@@ -44,12 +43,11 @@ def jpeg(picture: Image.Image, quality: int = 90, *, orientation: int = 1) -> by
 
 
 def shape_photo(seed: int) -> tuple[bytes, Shape]:
-    """Return a JPEG file of some camera, up to 2 million pixels, and the shape that is on it."""
+    """Return a JPEG file of some camera, up to 4 million pixels, and the shape that is on it."""
     rng = random.Random(seed)
     shape = shapes.random_shape(rng)
-    times = rng.choice((2, 4, 6, 8))
+    times = rng.choice((3, 3, 4, 4, 6, 9))
     width, height = rng.choice(((200, 150), (220, 165), (224, 224), (160, 200)))
     drawn = shapes.draw(shape, width=width, height=height, seed=seed)
-    large = drawn.resize((width * times, height * times), Image.Resampling.BICUBIC)
-    soft = large.filter(ImageFilter.GaussianBlur(times / 2))
+    soft = drawn.resize((width * times, height * times), Image.Resampling.BICUBIC)
     return jpeg(with_noise(soft, seed, 10), rng.choice((75, 85, 92))), shape

@@ -94,18 +94,22 @@ def test_pictures_of_every_kind_are_seen(kind: str, desk: Path):
     assert ("turned" in done.stderr) == (kind == "EXIF")
 
 
+TURNED = "`demo-pictures/green-triangle-sideways.jpg`: turned by its EXIF orientation"
+
+
 @pytest.mark.embedded
 def test_the_demo_runs_without_a_daemon_and_says_so(desk: Path):
     done = call("demo")
-    assert done.stderr == "tiny-llava through llama.cpp in this process:\n"
-    assert done.stdout.count("[right]\n") == 4
+    assert done.stderr.splitlines() == ["tiny-llava through llama.cpp in this process:", TURNED]
+    assert done.stdout.count("[right]\n") == 5
     shown = json.loads(call("demo", "--json").stdout)
     assert shown["engine"] == "llama.cpp in this process"
     assert [Path(item["picture"]).is_file() and item["right"] for item in shown["pictures"]] == (
-        [True] * 4
+        [True] * 5
     )
     assert {path.name for path in desk.glob("demo-pictures/*")} == {
-        *("red-circle.png", "blue-square.png", "yellow-star.png", "purple-triangle.png")
+        *("red-circle.png", "blue-square.png", "yellow-star.png", "purple-triangle.png"),
+        "green-triangle-sideways.jpg",
     }
 
 
@@ -497,6 +501,7 @@ def test_the_demo_does_without_a_daemon_that_is_silent(desk: Path, monkeypatch: 
     assert done.stderr.splitlines() == [
         f"the daemon at {host} did not answer in time",
         "tiny-llava through llama.cpp in this process:",
+        TURNED,
     ]
 
 

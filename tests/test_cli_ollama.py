@@ -184,10 +184,13 @@ def test_what_others_made_of_our_files_is_removed_by_force_only(
 def test_the_demo_leaves_the_daemon_as_it_was(desk: RunningDaemon):
     before = state(desk)
     done = call("demo", "--folder", "drawn")
-    assert done.stderr == f"tiny-llava through Ollama at {desk.host}:\n"
+    assert done.stderr.splitlines() == [
+        f"tiny-llava through Ollama at {desk.host}:",
+        "`drawn/green-triangle-sideways.jpg`: turned by its EXIF orientation",
+    ]
     lines = done.stdout.splitlines()
     assert lines[0] == f"drawn/red-circle.png: {RED}  [right]"
-    assert [line.endswith("[right]") for line in lines] == [True] * 4
+    assert [line.endswith("[right]") for line in lines] == [True] * 5
     assert state(desk) == before
     pictures = data("demo")["pictures"]
     assert all(Path(item["picture"]).is_file() and item["right"] for item in pictures)

@@ -15,7 +15,7 @@ from llava_ollama.client import DESCRIBE, Llava
 from llava_ollama.daemon import Daemon, full_name
 from llava_ollama.errors import UsageProblem
 from llava_ollama.records import Records
-from llava_ollama.tiny.shapes import Shape, draw, names
+from llava_ollama.tiny.shapes import Shape, draw, names, photo
 
 PREFIX = f"{swap.PREFIX}demo-"
 """What the names begin with that a demo gives the tiny model."""
@@ -25,6 +25,7 @@ SHOWN = (
     Shape("yellow", "star", "grey"),
     Shape("purple", "triangle", "white"),
 )
+PHOTO = Shape("green", "triangle", "grey")
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ def _drawn(folder: Path) -> Iterator[tuple[Path, Shape, bytes]]:
         file = io.BytesIO()
         draw(shape, seed=seed).save(file, "png")
         yield folder / f"{shape.colour}-{shape.shape}.png", shape, file.getvalue()
+    # As its pixels are stored it would be a star to the model: an engine does not turn them.
+    yield folder / "green-triangle-sideways.jpg", PHOTO, photo(PHOTO, seed=3)
 
 
 def _is_other(path: Path, data: bytes) -> bool:

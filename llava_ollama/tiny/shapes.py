@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import random
 import re
@@ -29,6 +30,7 @@ _SEEN = 112  # pixels: the side of the square that the model sees
 _SIZES = (44, 92)  # smallest and largest shape in it
 _REACH = 1.15  # no point of a shape of size 1 is further from its centre than half of this
 _TURN = 0.22  # radians, either way
+_ORIENTATION, _HELD_UPRIGHT = 0x0112, 6  # EXIF's tag, and: turn it clockwise to see it
 _FINE = 4  # a shape is drawn this many times larger, then averaged: smooth edges
 
 
@@ -84,6 +86,27 @@ def draw(shape: Shape, *, width: int = 224, height: int = 224, seed: int = 0) ->
     ]
     ImageDraw.Draw(canvas).polygon(points, fill=_tinted(COLOURS[shape.colour], 10, rng))
     return canvas.reduce(_FINE)
+
+
+def photo(shape: Shape, *, width: int = 600, height: int = 800, seed: int = 0) -> bytes:
+    """Return a JPEG file like that of a phone held upright: its pixels lie on their side.
+
+    The light falls off to one edge, the lens is not quite sharp, and every pixel has its noise.
+    """
+    from PIL import Image, ImageChops, ImageFilter
+
+    size = width, height
+    sharp = draw(shape, width=width, height=height, seed=seed)
+    light = Image.linear_gradient("L").point(lambda v: 255 - v // 16).resize(size)
+    lit = ImageChops.multiply(sharp.filter(ImageFilter.GaussianBlur(1.5)), light.convert("RGB"))
+    noise = random.Random(seed).randbytes(width * height * 3)  # noqa: S311 - likewise
+    grain = Image.frombytes("RGB", size, noise).point(lambda v: v // 20)
+    exif = Image.Exif()
+    exif[_ORIENTATION] = _HELD_UPRIGHT
+    file = io.BytesIO()
+    stored = ImageChops.subtract(lit, grain).transpose(Image.Transpose.ROTATE_90)
+    stored.save(file, "JPEG", quality=85, exif=exif)
+    return file.getvalue()
 
 
 def _tinted(colour: tuple[int, int, int], spread: int, rng: random.Random) -> tuple[int, int, int]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from tests.bench import Figure
 
-NAMES = ("startup", "ask", "install", "transfer", "hashing", "memory")
+NAMES = ("startup", "ask", "pictures", "install", "transfer", "hashing", "memory")
 RESULTS = Path(__file__).with_name("results.json")
 
 
