@@ -30,6 +30,7 @@ from llava_ollama.catalog import WeightFile
 from llava_ollama.errors import LlavaOllamaError
 from llava_ollama.progress import Reporter
 from llava_ollama.weights import Weights
+from tests.memory import peak
 
 # Otherwise huggingface_hub asks huggingface.co for a list of user agents, once per process.
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
@@ -372,13 +373,7 @@ def _fetch(job: dict[str, Any]) -> list[object]:
         local = weights.fetch(WeightFile(**job))
     except LlavaOllamaError as exc:
         return ["error", type(exc).__name__, str(exc), exc.hint]
-    return ["done", str(local.path), local.sha256, _peak()]
-
-
-def _peak() -> int:
-    """Return the most memory that this process has had, in bytes."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return ["done", str(local.path), local.sha256, peak()]
 
 
 if __name__ == "__main__":

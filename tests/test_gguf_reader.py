@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-import resource
 import struct
-import sys
 import time
 import tracemalloc
 from concurrent.futures import ProcessPoolExecutor
@@ -23,6 +21,7 @@ from llava_ollama import resources
 from llava_ollama.errors import GGUFError
 from llava_ollama.gguf.layout import TENSOR_TYPES, Array
 from llava_ollama.gguf.reader import Header, read
+from tests.memory import peak
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -433,8 +432,7 @@ def read_mutants(name: str, rounds: int, seed: int, folder: str) -> Survived:
         accepted += survives(path)
         slowest = max(slowest, time.process_time() - started)
     _, traced = tracemalloc.get_traced_memory()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return Survived(accepted, slowest, traced, peak * (1 if sys.platform == "darwin" else 1024))
+    return Survived(accepted, slowest, traced, peak())
 
 
 SOAK = pytest.mark.soak
