@@ -23,6 +23,12 @@ KINDS: dict[str, dict[str, Any]] = {
     "stranger": {"": "<html><body>It works!</body></html>"},
     "other JSON": {"": {"hello": "world"}},
     "seeing": {**BARE, "/api/show": SEEING},
+    "busy": {
+        **BARE,
+        "/api/show": SEEING,
+        "/api/chat": (503, {"error": "server busy, please try again."}),
+    },
+    "loading": {"/props": (503, {"error": {"code": 503, "message": "Loading model"}})},
     "blind": {**BARE, "/api/show": BLIND},
     "elsewhere": {
         **BARE,
@@ -34,7 +40,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "odd names": {**BARE, "/api/tags": {"models": [{"name": "a b\x1b]0;x\x07", "size": 10**400}]}},
     "silent": {},
 }
-"""Path → reply; "" is any path, and a path without a reply has no model. "silent" never replies."""
+"""Path → reply, or status and reply; "" is any path, and a path without one has no model.
+
+"silent" never replies.
+"""
 
 
 @contextmanager
@@ -59,6 +68,8 @@ def stand_in(
             status = 200
             if reply is None:
                 status, reply = 404, {"error": "model 'x' not found"}
+            elif isinstance(reply, tuple):
+                status, reply = reply
             body = (reply if isinstance(reply, str) else json.dumps(reply) + "\n").encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))

@@ -15,12 +15,12 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from llava_ollama import resources
+from llava_ollama import Llava, resources
 from llava_ollama.cli import main
 from llava_ollama.cli.bars import Bars, waiting
 from llava_ollama.cli.frame import _cause
 from llava_ollama.cli.output import Output
-from llava_ollama.errors import DownloadError, LlavaOllamaError
+from llava_ollama.errors import DaemonBusy, DownloadError, LlavaOllamaError, ModelLoading
 from llava_ollama.findings import Finding
 from llava_ollama.progress import Reporter
 from llava_ollama.tiny.shapes import Shape, draw
@@ -50,6 +50,38 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     red.save("my picture.png")
     red.save("moving.gif", save_all=True, append_images=[draw(Shape("blue", "star", "black"))])
     return tmp_path
+
+
+@pytest.mark.embedded
+@pytest.mark.usefixtures("desk")
+def test_ask_for_a_document():
+    schema = {"type": "object", "properties": {"colour": {"enum": ["red", "blue"]}}}
+    Path("seen.json").write_text(json.dumps({**schema, "required": ["colour"]}))
+    asked = ("ask", "red.png", QUESTION, *TINY, "--schema", "seen.json")
+    document = json.loads(call(*asked).stdout)
+    assert document["colour"] in {"red", "blue"}
+    whole = json.loads(call(*asked, "--json").stdout)
+    assert whole["value"] == document == json.loads(whole["text"])
+    assert (whole["repaired"], whole["finish"]) == (False, "stop")
+    cut = call(*asked, "--max-tokens", "2", code=1)
+    assert cut.stdout == ""
+    assert 'said: {"' in cut.stderr
+    assert "Error: the answer reached its limit of tokens" in cut.stderr
+
+
+@pytest.mark.usefixtures("desk")
+@pytest.mark.parametrize("kind", ["busy", "loading"])
+def test_who_is_busy_is_asked_again_unless_not_wanted(kind, monkeypatch):
+    asked: list[None] = []
+    with stand_in(kind, on_request=lambda: asked.append(None)) as host:
+        monkeypatch.setenv("OLLAMA_HOST", host)
+        where = ("--server", host) if kind == "loading" else ("-m", "x")
+        call("ask", "red.png", QUESTION, *where, "--no-retry", code=1)
+        once = len(asked)
+        llava = Llava.server(host, retry_for=1) if kind == "loading" else Llava("x", retry_for=1)
+        with llava, pytest.raises((DaemonBusy, ModelLoading)):
+            llava.ask("red.png")
+    assert len(asked) - once > once
 
 
 @pytest.mark.embedded

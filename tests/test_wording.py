@@ -117,6 +117,14 @@ def hosts() -> Iterator[Callable[[str], str]]:
 
 CASES = (
     Case(
+        "a full queue",
+        ("ask", "-m", "x", "good.png", "Hi", "--no-retry"),
+        "the daemon at {host} has too many requests waiting",
+        "Try again in a moment, or ask less at once",
+        1,
+        daemon="busy",
+    ),
+    Case(
         "a schema that is not there",
         ("ask", "-m", "x", "good.png", "Hi", "--schema", "none.json"),
         "the schema `none.json` cannot be read: No such file or directory",
