@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from llava_ollama.errors import LlavaOllamaError
 from llava_ollama.transfer import Name
 from tests.holding import started
 from tests.killing import LONGEST, Forking, Running, Scene, scene
@@ -34,6 +35,8 @@ ASKED = {"0.24.0": 15, "0.34.4": 5}
 MEASURED = 6
 AT_WORK = 4
 """All kills but each of so many are after the instant at which a run begins to change something."""
+LOG_END = 3000
+"""Characters of the daemon's log that a failure shows."""
 LIMITS = pytest.mark.timeout(1800)
 
 
@@ -187,8 +190,9 @@ def test_kill_9_at_random_instants(case: Case, scale: int, tmp_path: Path) -> No
             kills.note()
             try:
                 kills.check(before)
-            except AssertionError as exc:
-                raise AssertionError(f"{where}: after {process.said!r}") from exc
+            except (AssertionError, LlavaOllamaError) as exc:
+                end = running.log()[-LOG_END:]
+                raise AssertionError(f"{where}: after {process.said!r}, log {end}") from exc
         kills.check_hits(case.kills * scale)
 
 
@@ -208,8 +212,9 @@ def test_kill_9_of_the_daemon_at_random_instants(case: Case, scale: int, tmp_pat
             kills.note()
             try:
                 kills.check(before, daemon_died=True)
-            except AssertionError as exc:
-                raise AssertionError(f"{where}: after {process.said!r}") from exc
+            except (AssertionError, LlavaOllamaError) as exc:
+                end = running.log()[-LOG_END:]
+                raise AssertionError(f"{where}: after {process.said!r}, log {end}") from exc
         kills.check_hits(case.kills * scale)
 
 
