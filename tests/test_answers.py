@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.ollama
 
 ENGINES = ("0.24.0", "0.34.4", "llama.cpp")
-PICTURES = {"0.24.0": 40}
+PICTURES = {"0.24.0": 24}
 """Pictures per quant, else 100. 0.24.0 takes 0.7 to 4 s for each, whatever the model's size."""
-ASKED = {"0.24.0": 20, "0.34.4": 60, "llama.cpp": 60}
+ASKED = {"0.24.0": 12, "0.34.4": 60, "llama.cpp": 60}
 """Pictures per form of the projector."""
 # A text model without `tokenizer.ggml.pre` gets no begin-of-text token from Ollama, whose own
 # mending knows only Llama-3's real vocabulary; in process the prompt itself begins with it.
