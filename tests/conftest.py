@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from llava_ollama.daemon import Daemon
-from tests.daemons import running
+from tests.daemons import build, running
 from tests.daemons.running import RunningDaemon
 from tests.places import PLACES, Asked, Place, opened
 
@@ -43,6 +43,7 @@ def pytest_configure() -> None:
     and so do the programs that it starts, unless somebody handles them on the way."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    build.cache_root()  # found now, before a test has a home of its own
 
 
 def pytest_report_header() -> list[str]:
