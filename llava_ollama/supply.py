@@ -143,8 +143,10 @@ class Supply:
 
     def _discard(self, local: LocalFile) -> None:
         """Remove what was made or downloaded for this; the blob has its bytes, or its link."""
-        if local.origin == "mended":
+        file = self._fresh.pop(local, None)
+        if file or local.origin == "mended":
             self.weights.discard(local)
-        if file := self._fresh.pop(local, None):
-            self.weights.forget(file)
+        if file and file.source:
+            self.weights.forget(file.source)
+        if file:
             self.known.records.drop("transient", *file.key)
