@@ -11,9 +11,10 @@ from llava_ollama import pixels, signatures, sources
 from llava_ollama.pixels import MAX_PIXELS, Decode, Preparation, PreparedPicture
 from llava_ollama.signatures import SUFFIXES, looks_like_picture
 from llava_ollama.sources import MAX_BYTES, Source, is_one
-from llava_ollama.square import Vision
+from llava_ollama.square import CLIP_L_SIDE, Vision
 
 __all__ = [
+    "CLIP_L_SIDE",
     "MAX_BYTES",
     "MAX_PIXELS",
     "SUFFIXES",

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_L_SIDE = 336
+"""Pixels: what CLIP-ViT-L/14-336 sees, and so LLaVA-Llama-3; for engines that do not say."""
 LARGEST = 4096
 """Pixels: no model sees more, and a projector's header may say anything."""
 
@@ -46,7 +48,7 @@ class Vision:
         if not 1 <= self.image_size <= LARGEST:
             raise UsageProblem(
                 f"a model cannot see a square of `{self.image_size}` pixels",
-                hint=f"An image size is from 1 to {LARGEST}; CLIP-L's is 336",
+                hint=f"An image size is from 1 to {LARGEST}; CLIP-L's is {CLIP_L_SIDE}",
             )
 
     @property

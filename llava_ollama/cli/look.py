@@ -12,12 +12,12 @@ from llava_ollama.cli.app import App
 from llava_ollama.cli.complete import installed
 from llava_ollama.cli.files import write
 from llava_ollama.cli.frame import command, global_options
+from llava_ollama.square import CLIP_L_SIDE
 
 if TYPE_CHECKING:
     from llava_ollama.images import Decode, Vision
 
-DECODES = click.Choice(("exact", "fast", "native"))
-CLIP_L_SIDE = 336
+_DECODES = click.Choice(("exact", "fast", "native"))
 
 _PATH = click.Path(path_type=Path, readable=False)
 
@@ -34,7 +34,7 @@ _PATH = click.Path(path_type=Path, readable=False)
     metavar="N",
     help="The side of the square that a model sees, without --model.",
 )
-@click.option("--decode", type=DECODES, default="exact", show_default=True, help="See `ask`.")
+@click.option("--decode", type=_DECODES, default="exact", show_default=True, help="See `ask`.")
 @click.option("--as-trained", is_flag=True, help="Neither turn it nor keep its transparency.")
 @click.option("--force", is_flag=True, help="Overwrite the file.")
 @global_options

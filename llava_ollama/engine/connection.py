@@ -19,14 +19,11 @@ from llava_ollama.errors import (
     RunnerCrashed,
     UsageProblem,
 )
+from llava_ollama.images import CLIP_L_SIDE
 from llava_ollama.settings import DEFAULT_TIMEOUT, is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-
-CARD_IMAGE_SIZE = 336
-"""Pixels; the side that LLaVA-Llama-3 sees. A llama-server does not tell its projector's own, and
-resizes whatever it gets."""
 
 
 class Sockets:
@@ -71,7 +68,8 @@ class Line:
         *,
         timeout: float = DEFAULT_TIMEOUT,
         api_key: str | None = None,
-        image_size: int = CARD_IMAGE_SIZE,
+        # A llama-server does not tell its projector's own, and resizes whatever it gets.
+        image_size: int = CLIP_L_SIDE,
         model_digest: str | None = None,
         defaults: Mapping[str, Any] | None = None,
         called: str | None = None,

@@ -28,6 +28,7 @@ from llava_ollama.daemon_errors import (
 )
 from llava_ollama.engine.interface import Answer, Chunk, Finish, Request, Times, Usage
 from llava_ollama.errors import DaemonError, IncompleteAnswer, UsageProblem
+from llava_ollama.images import CLIP_L_SIDE
 from llava_ollama.modelfile import chat_template
 from llava_ollama.package import parameters
 from llava_ollama.settings import DEFAULT_TIMEOUT, is_loopback
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
 
     import ollama
 
-CLIP_L_SIDE = 336
-"""CLIP-ViT-L/14-336's picture, for daemons that do not say what their projector takes."""
 _NANO = 1e-9
 
 
