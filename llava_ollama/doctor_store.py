@@ -27,8 +27,6 @@ _FULL = 64_000_000
 """Bytes: less than any model with a projector takes."""
 _SMALL = 200
 """Bytes: 0.34 leaves two layers of 96 and 153 of its own at every `create`."""
-_QUICK = 64 << 20
-"""Bytes that are hashed in the blink of an eye."""
 _SLACK = 10**8
 """Nanoseconds. The daemon sets a blob's time to the clock's; a manifest, written later, has that of
 the kernel's last tick, which may be some milliseconds earlier."""
@@ -42,6 +40,8 @@ class StoreDoctor:
 
     store: Store
     ledger: Ledger
+    quick: int = 64 << 20
+    """Bytes of a file that is read for a suspicion: hashed in the blink of an eye."""
 
     def examine(self) -> Iterator[Finding]:
         """Yield findings, for a healthy store none."""
@@ -106,7 +106,7 @@ class StoreDoctor:
         try:
             if blob.path.stat().st_nlink == 1 or blob.modified_ns <= newest + _SLACK:
                 return False
-            if blob.size <= _QUICK:
+            if blob.size <= self.quick:
                 return hash_file(blob.path, SILENT)[0] != blob.sha256
             known = self.ledger.known(blob.path)
         except OSError:

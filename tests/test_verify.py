@@ -294,7 +294,7 @@ def test_a_suspected_link_is_cleared(here: World):
     here.install()
     assert isinstance(here.store, Store)
     ledger = Ledger(here.folder / "ledger.sqlite3")
-    doctor = StoreDoctor(here.store, ledger)
+    doctor = StoreDoctor(here.store, ledger, quick=0)  # as for a model of some gigabytes
     blob = here.blob("model")
     (here.folder / "link.gguf").hardlink_to(blob)
     manifest = here.running.models / "manifests/registry.ollama.ai/library/one/latest"
