@@ -11,8 +11,7 @@ import llava_ollama
 PACKAGE = Path(llava_ollama.__file__).parent
 LAYERS = """
 errors progress findings untrusted
-settings resources package locks schema_rules square signatures colours arrays
-pixels sources
+settings resources package locks schema_rules
 schema records gguf modelfile images prompts daemon_errors
 catalog shown
 weights daemon
@@ -31,7 +30,7 @@ __main__
 """
 """Imports go down: a room may use those on the lines above its own."""
 OWNERS = {
-    "PIL": "pixels.py square.py colours.py arrays.py sources.py tiny/",
+    "PIL": "images/ tiny/",
     "click": "cli/",
     "filelock": "locks.py weights/download.py",
     "httpx": "daemon.py daemon_errors.py engine/",

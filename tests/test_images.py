@@ -76,7 +76,7 @@ def test_the_model_is_told_by_what_it_sees_or_by_the_side_of_its_square():
 
 @pytest.mark.parametrize("side", [0, -1, 4097, 10**30])
 def test_no_model_sees_such_a_square(side):
-    with pytest.raises(UsageProblem, match=f"cannot see a square of `{side}` pixels"):
+    with pytest.raises(UsageProblem, match=f"a model cannot see a square of `{side}` pixels"):
         prepare(PNG, side)
 
 

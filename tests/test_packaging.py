@@ -18,17 +18,17 @@ from llava_ollama import __version__
 ROOT = Path(__file__).parent.parent
 STEM = f"llava_ollama-{__version__}"
 PACKAGE = """
-llava_ollama: __init__ __main__ arrays async_client catalog catalog.toml chat client colours
-llava_ollama: compare daemon daemon_errors doctor doctor_store errors extract findings images
-llava_ollama: in_process install inventory ledger locks modelfile package pins pixels planning
-llava_ollama: preflight presence progress prompts py.typed quarantine records repair resources
-llava_ollama: results schema schema_rules settings shown signatures sources square supply swap
-llava_ollama: turns untrusted verify ways
+llava_ollama: __init__ __main__ async_client catalog catalog.toml chat client compare daemon
+llava_ollama: daemon_errors doctor doctor_store errors extract findings in_process install
+llava_ollama: inventory ledger locks modelfile package pins planning preflight presence progress
+llava_ollama: prompts py.typed quarantine records repair resources results schema schema_rules
+llava_ollama: settings shown supply swap turns untrusted verify ways
 llava_ollama/cli: __init__ app ask bars compare complete completion demo doctor files frame inspect
 llava_ollama/cli: install inventory look output question verify
 llava_ollama/engine: __init__ completion connection embedded interface llamacpp ollama
 llava_ollama/engine: persistent
 llava_ollama/gguf: __init__ changes checks layout mend reader summary
+llava_ollama/images: __init__ arrays colours pixels signatures sources square
 llava_ollama/store: __init__ folder manifests search
 llava_ollama/tiny: __init__ check demo shapes tiny-llava-f16.gguf tiny-llava-int4.gguf
 llava_ollama/tiny: tiny-llava-mmproj-f16.gguf

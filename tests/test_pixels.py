@@ -11,9 +11,9 @@ import pytest
 from PIL import Image, ImageCms, ImageFile
 
 from llava_ollama.errors import ImageError
-from llava_ollama.pixels import Preparation, from_file, from_image
-from llava_ollama.signatures import kind_of
-from llava_ollama.square import Vision
+from llava_ollama.images.pixels import Preparation, from_file, from_image
+from llava_ollama.images.signatures import kind_of
+from llava_ollama.images.square import Vision
 from llava_ollama.tiny.shapes import Shape, draw
 
 LONGEST = 224

@@ -12,7 +12,7 @@ from llava_ollama.cli.app import App
 from llava_ollama.cli.complete import installed
 from llava_ollama.cli.files import write
 from llava_ollama.cli.frame import command, global_options
-from llava_ollama.square import CLIP_L_SIDE
+from llava_ollama.images.square import CLIP_L_SIDE
 
 if TYPE_CHECKING:
     from llava_ollama.images import Decode, Vision

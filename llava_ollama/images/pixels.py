@@ -15,10 +15,10 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
-from llava_ollama import colours, square
-from llava_ollama.colours import DAMAGE
 from llava_ollama.errors import ImageError, UsageProblem
-from llava_ollama.square import Vision
+from llava_ollama.images import colours, square
+from llava_ollama.images.colours import DAMAGE
+from llava_ollama.images.square import Vision
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

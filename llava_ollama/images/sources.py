@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 from urllib.parse import unquote_to_bytes
 
-from llava_ollama.arrays import Array, image_of, is_array
 from llava_ollama.errors import ImageError
-from llava_ollama.signatures import SUFFIXES
+from llava_ollama.images.arrays import Array, image_of, is_array
+from llava_ollama.images.signatures import SUFFIXES
 
 if TYPE_CHECKING:
     from typing import BinaryIO

@@ -7,11 +7,11 @@ limits, decoded, whole, by `pixels`, and made by `square` what training made of 
 
 from __future__ import annotations
 
-from llava_ollama import pixels, signatures, sources
-from llava_ollama.pixels import MAX_PIXELS, Decode, Preparation, PreparedPicture
-from llava_ollama.signatures import SUFFIXES, looks_like_picture
-from llava_ollama.sources import MAX_BYTES, Source, is_one
-from llava_ollama.square import CLIP_L_SIDE, Vision
+from llava_ollama.images import pixels, signatures, sources
+from llava_ollama.images.pixels import MAX_PIXELS, Decode, Preparation, PreparedPicture
+from llava_ollama.images.signatures import SUFFIXES, looks_like_picture
+from llava_ollama.images.sources import MAX_BYTES, Source, is_one
+from llava_ollama.images.square import CLIP_L_SIDE, Vision
 
 __all__ = [
     "CLIP_L_SIDE",
