@@ -7,8 +7,9 @@ the file, `weights` finds and proves it, the cheapest transfer brings it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from llava_ollama.catalog import WeightFile
 from llava_ollama.errors import ChecksumMismatch, DaemonError, DownloadError, LlavaOllamaError
@@ -98,11 +99,7 @@ class Supply:
             yield replace(pin.file, size=pin.file.size or size)
             return
         for folder in self.weights.folders:
-            try:
-                paths = [p for p in sorted(folder.iterdir()) if p.stat().st_size == size]
-            except OSError:
-                continue
-            for path in filter(lambda path: path.is_file(), paths):
+            for path in _of_size(folder, size):
                 yield WeightFile(name=path.name, path=path, sha256=sha256, size=size)
 
     def _at_hand(self, files: Sequence[WeightFile]) -> bool:
@@ -150,3 +147,15 @@ class Supply:
             self.weights.forget(file.source)
         if file:
             self.known.records.drop("transient", *file.key)
+
+
+def _of_size(folder: Path, size: int | None) -> Iterator[Path]:
+    """Yield the files of this size; what cannot be looked at, as a link to nothing, is none."""
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError:
+        return
+    for path in paths:
+        with suppress(OSError):
+            if path.is_file() and path.stat().st_size == size:
+                yield path

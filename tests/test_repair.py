@@ -157,6 +157,7 @@ def test_what_cannot_be_had_stays_as_it_was(here: World, tmp_path: Path):
     assert (outcome.how, outcome.quarantine) == ("", None)
     assert contents(here.running.models) == before
 
+    (tmp_path / "a link to nothing").symlink_to("nowhere")
     here.weights = replace(here.weights, folders=(tmp_path,))
     (outcome,) = here.repair()
     assert outcome.problem == ""
