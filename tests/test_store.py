@@ -217,6 +217,25 @@ class TestProve:
         assert other.exists()
         assert not list(records.all("probe"))
 
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can leave a file that others may not")
+    def test_one_that_may_not_be_removed_stays_known(
+        self, folder: Store, records: Records, tmp_path: Path
+    ) -> None:
+        """As `sudo` leaves it, when it is killed."""
+        content = b"x" * 32
+        path = folder.blob(hashlib.sha256(content).hexdigest())
+        path.write_bytes(content)
+        records.put("probe", str(path), record={"path": str(path)})
+        for each in (tmp_path, *tmp_path.rglob("probe")):
+            each.chmod(0o777)
+        with _as_nobody(tmp_path):
+            store.recover(records)
+        assert path.exists()
+        assert list(records.all("probe"))
+        store.recover(records)
+        assert not path.exists()
+        assert not list(records.all("probe"))
+
 
 @pytest.mark.ollama
 def test_what_is_in_it(daemon: Daemon) -> None:

@@ -14,6 +14,7 @@ import hashlib
 import os
 import secrets
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from llava_ollama import locks
@@ -90,7 +91,12 @@ def _lock(records: Records) -> Path:
 
 def _clear(records: Records) -> None:
     for record in list(records.all("probe")):
-        path = Path(record.get("path", ""))
+        _remove(Path(record.get("path", "")), records)
+
+
+def _remove(path: Path, records: Records) -> None:
+    """Remove a probe and its record; one that is another user's stays known until that may be."""
+    with suppress(OSError):
         if _is_probe(path):
             path.unlink(missing_ok=True)
         records.drop("probe", str(path))
@@ -108,8 +114,7 @@ def _sees(daemon: Daemon, store: Store, records: Records) -> bool:
     except OSError:
         seen = False
     finally:
-        path.unlink(missing_ok=True)
-        records.drop("probe", str(path))
+        _remove(path, records)
     return seen and not daemon.has_blob(digest)
 
 
@@ -118,12 +123,16 @@ def _write(descriptor: int, content: bytes) -> None:
 
 
 def _is_probe(path: Path) -> bool:
-    """Whether the file is what its name says, of a probe's size: nothing else is ever removed."""
+    """Whether the file is what its name says, of a probe's size: nothing else is ever removed.
+
+    Raises:
+        OSError: that cannot be told.
+    """
     try:
         if path.is_symlink() or path.stat().st_size != _PROBE_SIZE:
             return False
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return False
     return path.parent.name == "blobs" and path.name == f"sha256-{digest}"
 
