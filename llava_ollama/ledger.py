@@ -168,7 +168,7 @@ class Ledger:
         )
 
     def _look_up(self, identity: Identity) -> str | None:
-        if not self._path.exists():
+        if not _is_there(self._path):
             return None  # asking makes no ledger: a plan only reads
         row = self._ask(
             "SELECT sha256, seal FROM files WHERE device=? AND inode=? AND size=? AND mtime_ns=?",
@@ -232,6 +232,13 @@ class Ledger:
         except (OSError, LlavaOllamaError):
             return
         self._usable = True
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a folder above it may not be searched
+        return False
 
 
 def _is_malformed(exc: BaseException) -> bool:

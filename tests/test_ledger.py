@@ -259,6 +259,12 @@ def test_a_ledger_that_cannot_be_written_costs_time_only(tmp_path: Path, file: P
     assert read_by(ledger, file) == 7000
 
 
+def test_a_ledger_that_cannot_be_looked_for_costs_time_only(tmp_path: Path, file: Path) -> None:
+    ledger = Ledger(tmp_path / ("x" * 300) / "ledger.sqlite3")  # no file system takes such a name
+    assert ledger.known(file) is None
+    assert read_by(ledger, file) == 7000
+
+
 def test_threads_share_it(ledger: Ledger, tmp_path: Path) -> None:
     files = [tmp_path / f"{n}.gguf" for n in range(16)]
     for number, path in enumerate(files):
