@@ -460,6 +460,25 @@ class TestLink:
         with Llava(name, host=world.daemon.host) as llava:
             check(llava)
 
+    def test_a_link_that_another_models_removal_takes_is_made_again(self, world: World) -> None:
+        blob = world.blobs("link")[0]
+        place = world.store.blob(blob.sha256)
+        removed: list[str] = []
+
+        class Removing(Daemon):
+            def has_blob(self, digest: str) -> bool:
+                if place.exists() and not removed:
+                    place.unlink()
+                    removed.append(digest)
+                return super().has_blob(digest)
+
+        daemon = Removing(world.daemon.host)
+        brought = Link(daemon, world.store, world.ledger).bring(blob, SILENT)
+        daemon.close()
+        assert removed
+        assert brought.how in {"hard link", "reflink"}
+        assert world.daemon.has_blob(blob.sha256)
+
     def test_another_daemons_folder_stays_as_it_is(self, world: World, tmp_path: Path) -> None:
         (tmp_path / "other" / "blobs").mkdir(parents=True)
         other = Store(tmp_path / "other")

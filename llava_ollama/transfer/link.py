@@ -25,6 +25,7 @@ _CHUNK = 1 << 20
 _FICLONE = 0x40049409
 """ioctl_ficlone(2); Python's fcntl has it by name from 3.12 on. Btrfs, XFS, bcachefs, ZFS."""
 _OWNER_READS = 0o400
+_TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -60,16 +61,20 @@ class Link:
             raise StoreError(store.reason, hint=store.hint)
         if self._is_there(blob, store):
             return THERE
-        with opened(blob) as file, store.writing():
-            done = (
-                self._reflink(blob, file, store, reporter)
-                or self._hard_link(blob, file, store, reporter)
-                or self._copy(blob, file, store, reporter)
-            )
-        if not self.daemon.has_blob(blob.sha256):
-            store.blob(blob.sha256).unlink(missing_ok=True)
-            raise self._not_its_store(store)
-        return done
+        for _ in range(_TRIES):
+            with opened(blob) as file, store.writing():
+                done = (
+                    self._reflink(blob, file, store, reporter)
+                    or self._hard_link(blob, file, store, reporter)
+                    or self._copy(blob, file, store, reporter)
+                )
+            if self.daemon.has_blob(blob.sha256):
+                return done
+            if store.blob(blob.sha256).exists():
+                break
+            # The removal of another model with this blob has taken it away in between.
+        store.blob(blob.sha256).unlink(missing_ok=True)
+        raise self._not_its_store(store)
 
     def settle(self, blobs: Sequence[Blob], reporter: Reporter, *, registered: bool) -> None:
         """Bring back what the daemon pruned meanwhile, and remember the times that it set.
