@@ -30,8 +30,9 @@ def aside(store: Store, sha256: str) -> Iterator[Path]:
         if os.geteuid() != store.uid:
             os.chown(place.parent, store.uid, store.gid)
         store.blob(sha256).rename(place)
-        _sync(store, place.parent)
     try:
+        with store.writing():
+            _sync(store, place.parent)
         yield place
     finally:
         with store.writing():
