@@ -20,6 +20,7 @@ from llava_ollama.findings import Finding
 from llava_ollama.ledger import Ledger
 from llava_ollama.progress import SILENT
 from llava_ollama.store import Layer, Manifest, Store, StoredBlob
+from llava_ollama.store.folder import UNFINISHED
 from llava_ollama.weights.download import gigabytes
 from llava_ollama.weights.hashing import hash_file
 
@@ -30,7 +31,6 @@ _SMALL = 200
 _SLACK = 10**8
 """Nanoseconds. The daemon sets a blob's time to the clock's; a manifest, written later, has that of
 the kernel's last tick, which may be some milliseconds earlier."""
-_OURS = "sha256-llava-ollama-"
 _AT_START = "at its start Ollama removes what is older than an hour"
 
 
@@ -153,7 +153,7 @@ def disk(store: Store, state: os.statvfs_result) -> Iterator[Finding]:
 
 def _origin(name: str) -> tuple[str, str]:
     """Return what made a file that is no blob, and who can remove it."""
-    if name.startswith(_OURS):
+    if name.startswith(UNFINISHED):
         return "an install", "Run any `llava-ollama install`: it clears what was left"
     if "-partial" in name:
         return "a pull", f"`ollama pull` goes on with it; else restart Ollama: {_AT_START}"

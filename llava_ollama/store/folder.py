@@ -22,8 +22,9 @@ from llava_ollama.store import manifests
 from llava_ollama.store.manifests import Manifest
 
 _BLOB = re.compile(r"sha256-([0-9a-f]{64})")
-_OURS = "sha256-llava-ollama-"
-"""The daemon prunes such a name at its start as well, when it is an hour old."""
+UNFINISHED = "sha256-llava-ollama-"
+"""What the names of our unfinished files begin with. The daemon prunes such a name at its start as
+well, when it is an hour old."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ class Store:
 
     def clear(self) -> None:
         """Remove what killed processes of ours left unfinished; what a live one writes stays."""
-        for path in self.blobs_folder.glob(f"{_OURS}*"):
+        for path in self.blobs_folder.glob(f"{UNFINISHED}*"):
             with contextlib.suppress(OSError):
                 descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
                 try:
@@ -221,7 +222,7 @@ class Store:
     def _fresh(self) -> tuple[Path, int]:
         """Return a new, locked file of ours; never one that `clear` of another process caught."""
         while True:
-            path = self.blobs_folder / f"{_OURS}{secrets.token_hex(8)}"
+            path = self.blobs_folder / f"{UNFINISHED}{secrets.token_hex(8)}"
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             if _lock(descriptor) and os.fstat(descriptor).st_nlink:
                 return path, descriptor
