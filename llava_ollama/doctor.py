@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +22,7 @@ from llava_ollama.pins import Known
 from llava_ollama.records import Records
 from llava_ollama.settings import Settings
 from llava_ollama.store import NoStore
+from llava_ollama.weights.download import gigabytes
 
 _FEW_BYTES = 6_000_000_000
 """About what the int4 pair of the 8B model takes."""
@@ -63,15 +65,24 @@ class Doctor:
             yield Finding("llama.cpp", "ok", detail, fix)
         else:
             yield Finding("llama.cpp", "ok", "models can run in this process as well")
-        partial = sorted((self.settings.cache / "downloads").rglob("*.partial"))
+        yield from self._downloads(cache / "downloads")
+
+    def _downloads(self, folder: Path) -> Iterator[Finding]:
+        partial = list(folder.glob("*.partial"))
         if partial:
-            count = sum(path.stat().st_size for path in partial)
-            yield Finding(
-                "downloads",
-                "warning",
-                f"{len(partial)} interrupted, {count / 1e9:.1f} GB kept in {partial[0].parent}",
-                "Run the same `install` or `download` again to finish, or delete the files",
+            detail = f"{len(partial)} interrupted, {_gigabytes(partial)} kept in {folder}"
+            fix = "Run the same `install` or `download` again to finish, or delete the files"
+            yield Finding("downloads", "warning", detail, fix)
+        names = {Path(r.get("name", "")).name for r in self.records.all("transient")}
+        # Each whole file is in a folder of its own.
+        whole = [path for path in folder.glob("*/*") if path.name in names and path.is_file()]
+        if whole:
+            detail = (
+                f"{len(whole)} for an install that was interrupted, or is under way, "
+                f"{_gigabytes(whole)} kept in {folder}"
             )
+            fix = "Run the same `install` again: it takes up the files and removes them"
+            yield Finding("downloads", "warning", detail, fix)
 
     def _behaviour(self, version: str) -> Iterator[Finding]:
         """Say which of Ollama's behaviours this daemon has, as far as it has shown it."""
@@ -157,6 +168,10 @@ class Doctor:
                 detail = f"`{record.get('name')}` was pulled for its files only, and interrupted"
                 fix = "Run any `llava-ollama install` or `repair`: it clears what was left"
                 yield Finding("leftovers", "warning", detail, fix)
+        for record in self.records.all("probe"):
+            detail = f"{record.get('path')} asked a daemon whether the folder is its own"
+            fix = "Run any `llava-ollama install`, or with `sudo -E`: it clears what was left"
+            yield Finding("leftovers", "warning", detail, fix)
         known = {name for r in pending for name in (r.get("temporary"), r.get("backup"))}
         for model in self.daemon.models():
             bare = model.name.removesuffix(":latest")
@@ -173,6 +188,15 @@ class Doctor:
             fix = "Free some space: the 8B model takes 5.5 GB (int4) or 17 GB (f16)"
             return Finding(what, "warning", detail, fix)
         return Finding(what, "ok", f"{free / 1e9:.1f} GB free at {folder}")
+
+
+def _gigabytes(paths: Iterable[Path]) -> str:
+    """Return how large the files are together; some may be gone in the meantime."""
+    size = 0
+    for path in paths:
+        with suppress(FileNotFoundError):
+            size += path.stat().st_size
+    return gigabytes(size)
 
 
 def _nearest(folder: Path) -> Path:

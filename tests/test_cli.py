@@ -23,6 +23,7 @@ from llava_ollama.cli.output import Output
 from llava_ollama.errors import DaemonBusy, DownloadError, LlavaOllamaError, ModelLoading
 from llava_ollama.findings import Finding
 from llava_ollama.progress import Reporter
+from llava_ollama.records import Records
 from llava_ollama.tiny.shapes import Shape, draw
 from tests.published import rewrite
 from tests.stand_ins import stand_in
@@ -277,6 +278,27 @@ def test_doctor_tells_of_folders_that_cannot_be_written(
     assert fixes == (
         ["LLAVA_OLLAMA_CACHE", "LLAVA_OLLAMA_STATE"] if variable == "HOME" else [variable]
     )
+
+
+def test_doctor_tells_what_interrupted_installs_have_left(
+    desk: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("LLAVA_OLLAMA_CACHE", str(desk / "cache"))
+    monkeypatch.setenv("LLAVA_OLLAMA_STATE", str(desk / "state"))
+    (downloads := desk / "cache" / "downloads" / "0123456789abcdef").mkdir(parents=True)
+    (downloads / "model.gguf").write_bytes(bytes(3_000_000))
+    (downloads / "kept.gguf").write_bytes(bytes(3_000_000))
+    (downloads.parent / "model.gguf.0-1.partial").write_bytes(bytes(2_000_000))
+    records = Records(desk / "state")
+    records.put("transient", "o/r", "main", "model.gguf", record={"name": "model.gguf"})
+    records.put("probe", "/m/blobs/sha256-0", record={"path": "/m/blobs/sha256-0"})
+    with stand_in("bare") as host:
+        said = call("doctor", "--host", host).stdout
+    assert f"1 interrupted, 2.0 MB kept in {downloads.parent}" in said
+    assert (
+        f"1 for an install that was interrupted, or is under way, 3.0 MB kept in {downloads.parent}"
+    ) in said
+    assert "/m/blobs/sha256-0 asked a daemon whether the folder is its own" in said
 
 
 def test_doctor_goes_on_without_a_catalog_of_ones_own(desk: Path, monkeypatch: pytest.MonkeyPatch):
