@@ -30,6 +30,7 @@ _REMARKS = {
 }
 _BY_NAME = ("properties", "$defs", "definitions")
 _IN_A_LIST = ("anyOf", "oneOf", "allOf", "prefixItems")
+_OF_OTHERS = ("items", "additionalProperties")
 _SAME_VALUE = ("anyOf", "oneOf", "allOf")
 _LONGEST_SHOWN = 60
 _LONGEST_FILE = 1 << 20
@@ -39,7 +40,6 @@ _MOST_COUNTED = 1000
 of 0.24.0."""
 
 _ANCHORED = re.compile(r"\^.*\$", re.DOTALL)
-_VERBATIM = frozenset({"const", "enum", "default", "examples"})
 _LENGTHS = frozenset({"minLength", "maxLength", "minItems", "maxItems"})
 
 
@@ -131,30 +131,34 @@ def for_engines(schema: Schema) -> Schema:
 
 
 def _fitted(schema: Any, *, close: bool) -> Any:
-    if isinstance(schema, list):
-        return [_fitted(item, close=close) for item in schema]
     if not isinstance(schema, Mapping):
-        return schema
+        return schema  # `True` or `False`, which pydantic writes here and there
     fitted = {
-        name: value if name in _VERBATIM else _fitted(value, close=close)
-        for name, value in schema.items()
-        if not (name in _LENGTHS and is_number(value) and value > _MOST_COUNTED)
-        and not (name == "pattern" and isinstance(value, str) and not _ANCHORED.fullmatch(value))
+        keyword: _fitted_inside(keyword, argument, close=close)
+        for keyword, argument in schema.items()
+        if not (keyword in _LENGTHS and is_number(argument) and argument > _MOST_COUNTED)
+        and not (keyword == "pattern" and not _ANCHORED.fullmatch(str(argument)))
     }
-    if close and isinstance(schema.get("properties"), Mapping) and "type" in schema:
+    if close and "properties" in schema and "type" in schema:
         fitted.setdefault("additionalProperties", False)
     return fitted
 
 
+def _fitted_inside(keyword: str, argument: Any, *, close: bool) -> Any:
+    if keyword in _BY_NAME:
+        return {name: _fitted(inner, close=close) for name, inner in argument.items()}
+    if keyword in _IN_A_LIST:
+        return [_fitted(inner, close=close) for inner in argument]
+    return _fitted(argument, close=close) if keyword in _OF_OTHERS else argument
+
+
 def _mixes(schema: Any) -> bool:
     """Tell whether an object's properties may stand in several places, so that none is closed."""
-    if isinstance(schema, list):
-        return any(map(_mixes, schema))
     if not isinstance(schema, Mapping):
         return False
     alternatives = schema.keys() & {*_SAME_VALUE, "$ref"}
     mixed = "allOf" in alternatives or ("properties" in schema and alternatives)
-    return bool(mixed) or any(map(_mixes, schema.values()))
+    return bool(mixed) or any(_mixes(inner) for inner, _ in _inside(schema, ""))
 
 
 def _parts(document: Any, schema: Schema, where: str) -> Iterator[tuple[Any, Any, str]]:
@@ -191,7 +195,7 @@ _TAKEN: Mapping[str, Callable[[Any], object]] = {
     # The only form that every engine resolves.
     "$ref": lambda to: isinstance(to, str) and re.fullmatch(r"#/(\$defs|definitions)/[^/~]+", to),
 }
-_KNOWN = frozenset({*_TAKEN, *_REMARKS, "items", "additionalProperties"})
+_KNOWN = frozenset({*_TAKEN, *_REMARKS, *_OF_OTHERS})
 
 
 def _checked(schema: Any, where: str) -> Iterator[tuple[str, Schema]]:

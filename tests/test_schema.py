@@ -157,6 +157,24 @@ def test_engines_get_what_their_grammars_can_take():
     }
 
 
+def test_properties_that_are_called_as_a_keyword_is():
+    """GeoJSON has a `type` and `properties` in every object."""
+    named = {"default": {"type": "string", "maxLength": 5000}, "$ref": {"type": "string"}}
+    feature = {
+        "type": "object",
+        "properties": {"type": {"const": "Feature"}, "properties": {"items": named["default"]}},
+    }
+    got = schema.for_engines({"type": "object", "properties": {**named, "allOf": feature}})
+    names = got["properties"]
+    assert got["additionalProperties"] is False
+    assert names["default"] == names["$ref"] == {"type": "string"}
+    assert names["allOf"] == {
+        "type": "object",
+        "properties": {"type": {"const": "Feature"}, "properties": {"items": {"type": "string"}}},
+        "additionalProperties": False,
+    }
+
+
 @pytest.mark.parametrize("way", ["anyOf", "allOf"])
 def test_objects_whose_names_stand_in_several_places_stay_open(way):
     both = [
