@@ -16,8 +16,11 @@ from PIL import Image, ImageOps
 
 COUNT = 500
 SIDES = (112, 336)
-MODES = ("RGB", "RGB", "RGB", "L", "P", "1", "RGBA", "LA", "CMYK", "YCbCr", "HSV", "I;16", "F")
-"""Those of which Pillow's `convert("RGB")`, and so training, makes something."""
+MODES = (
+    *("RGB", "RGB", "RGB", "L", "P", "1", "RGBA", "LA", "CMYK", "YCbCr", "HSV", "I;16", "F"),
+    *("PA", "RGBa", "RGBX", "LAB", "I", "I;16B"),
+)
+"""Those of which Pillow's `convert("RGB")`, and so training, makes something: all but `La`."""
 SIZES = (
     *((1, 1), (2, 1), (1, 9), (9, 1), (3, 2), (1, 700), (700, 1), (1400, 2), (2, 1400), (5, 3)),
     *((112, 112), (336, 336), (112, 111), (336, 335), (335, 336), (113, 113), (337, 337)),
@@ -27,6 +30,7 @@ SIZES = (
 FILES = (None, None, "PNG", "JPEG", "TIFF", "WebP", "BMP", "PPM", "GIF")
 _BITS = {"PNG": "RGB L P 1 RGBA LA I;16", "JPEG": "RGB L CMYK YCbCr", "TIFF": "RGB L P 1 RGBA CMYK",
          "WebP": "RGB RGBA", "BMP": "RGB L 1", "PPM": "RGB L 1", "GIF": "P L"}  # fmt: skip
+_DEEP = {"I;16": "<u2", "I;16B": ">u2", "I": "<i4"}
 _UNTURNED = ("BMP", "PPM", "GIF")
 
 
@@ -81,12 +85,12 @@ def _painted(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
 
 
 def _in_mode(mode: str, painted: Image.Image) -> Image.Image:
-    if mode == "I;16":
+    if mode in _DEEP:
         deep = np.asarray(painted.convert("L")).astype(np.uint16) * 257
-        return Image.fromarray(deep)
+        return Image.fromarray(deep.astype(_DEEP[mode]))
     if mode == "F":
         return Image.fromarray(np.asarray(painted.convert("L")).astype(np.float32) / 255)
-    if mode in {"LA", "RGBA"}:
+    if mode in {"LA", "RGBA", "PA", "RGBa"}:
         return painted.convert(mode)
     return painted.convert("RGB").convert(mode)
 
@@ -102,7 +106,7 @@ def _encoded(image: Image.Image, kind: str, turn: int) -> bytes:
 
 def _upright(image: Image.Image) -> Image.Image:
     upright = ImageOps.exif_transpose(image)
-    if upright.mode == "I;16":
+    if upright.mode in _DEEP:
         grey = (np.asarray(upright).astype(np.float64) * 255 / 65535).round()
         return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
     if upright.mode == "F":
