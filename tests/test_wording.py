@@ -855,6 +855,13 @@ CASES = (
         2,
     ),
     Case(
+        "a picture that comes once, compared",
+        ("compare", "-", "--model", "a", "--model", "b"),
+        "standard input gives a picture only once, and two models are asked",
+        "Save the picture to a file",
+        2,
+    ),
+    Case(
         "nothing to compare",
         ("compare", "good.png"),
         "no model is installed both as published and mended at {host}",

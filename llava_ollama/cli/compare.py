@@ -43,6 +43,11 @@ def compare(
             f"two models are compared, not {len({*names})}",
             hint="Write `--model A --model B`, or leave both out",
         )
+    if "-" in pictures:
+        raise UsageProblem(
+            "standard input gives a picture only once, and two models are asked",
+            hint="Save the picture to a file",
+        )
     names = names or library.both_forms(app.daemon, app.catalog, app.records)
     models = {name: app.llava(name) for name in names}
     options = {"num_predict": max_tokens}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import get_args
 
 import click
 
@@ -12,12 +12,8 @@ from llava_ollama.cli.app import App
 from llava_ollama.cli.complete import installed
 from llava_ollama.cli.files import write
 from llava_ollama.cli.frame import command, global_options
-from llava_ollama.images.square import CLIP_L_SIDE
-
-if TYPE_CHECKING:
-    from llava_ollama.images import Decode, Vision
-
-_DECODES = click.Choice(("exact", "fast", "native"))
+from llava_ollama.images import CLIP_L_SIDE, Decode, Vision, prepare
+from llava_ollama.images.square import LARGEST
 
 _PATH = click.Path(path_type=Path, readable=False)
 
@@ -28,13 +24,19 @@ _PATH = click.Path(path_type=Path, readable=False)
 @click.option("--model", "-m", shell_complete=installed, help="For this installed model's eyes.")
 @click.option(
     "--size",
-    type=click.IntRange(min=1, max=4096),
+    type=click.IntRange(1, LARGEST),
     default=CLIP_L_SIDE,
     show_default=True,
     metavar="N",
     help="The side of the square that a model sees, without --model.",
 )
-@click.option("--decode", type=_DECODES, default="exact", show_default=True, help="See `ask`.")
+@click.option(
+    "--decode",
+    type=click.Choice(get_args(Decode)),
+    default="exact",
+    show_default=True,
+    help="See `ask`.",
+)
 @click.option("--as-trained", is_flag=True, help="Neither turn it nor keep its transparency.")
 @click.option("--force", is_flag=True, help="Overwrite the file.")
 @global_options
@@ -55,11 +57,9 @@ def look(
     It says what was done on the way. No daemon is needed but for --model; without it the square
     is that of CLIP-L, and so of LLaVA-Llama-3.
     """
-    from llava_ollama import images
-
     path = os.path.expanduser(picture)  # noqa: PTH111 - Path eats half of `https://`
-    vision = _vision(app, model) if model else images.Vision(size)
-    prepared = images.prepare(path, vision, decode=decode, as_trained=as_trained)
+    vision = _vision(app, model) if model else Vision(size)
+    prepared = prepare(path, vision, decode=decode, as_trained=as_trained)
     target = output or Path(f"{_stem(picture)}.seen.png")
     write(target, prepared.data, force=force)
     seen = f"wrote {target}: {prepared.width} x {prepared.height} pixels"
