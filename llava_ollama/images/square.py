@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_L_SIDE = 336
 """Pixels: what CLIP-ViT-L/14-336 sees, and so LLaVA-Llama-3; for engines that do not say."""
-LARGEST = 4096
-"""Pixels: no model sees more, and a projector's header may say anything."""
+LARGEST = 8192
+"""Pixels: no model sees more, and a projector's header may say anything; `gguf.checks` agrees."""
 
 MAX_PADDED = 1_000_000_000
 """Pixels of the square of a tall picture, which takes 5 ns for each."""
