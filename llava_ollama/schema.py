@@ -3,9 +3,9 @@
 Ollama and llama.cpp make a grammar of a schema and leave out, silently, what they cannot express:
 the bounds of a number, say. So documents are checked here as well, and a keyword that is unknown
 here is refused instead of being taken for kept. This is JSON Schema 2020-12 without `not`, `if`,
-`contains`, `dependent…`, `pattern…`, `property…`, `unevaluated…`, `multipleOf`, `min-` and
-`maxProperties`, schemas that are `true` or `false`, and references into other documents; `format`
-is a remark, as the standard has it.
+`contains`, `dependent…`, `patternProperties`, `propertyNames`, `unevaluated…`, `multipleOf`, `min-`
+and `maxProperties`, schemas that are `true` or `false`, and references into other documents;
+`format` is a remark, as the standard has it.
 """
 
 from __future__ import annotations

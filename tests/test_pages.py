@@ -1,6 +1,8 @@
-"""The page about pictures is fresh, and what is said of its pair is what the model says."""
+"""The pages' links lead somewhere, and what is shown of pictures is what a model says and sees."""
 
 from __future__ import annotations
+
+import re
 
 import pytest
 
@@ -8,6 +10,29 @@ from llava_ollama import Llava
 from llava_ollama.images import PreparedPicture
 from llava_ollama.tiny import shapes
 from tests import pages, readme
+
+PAGES = [readme.README, *sorted(pages.DOCS.glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_link_leads_somewhere(page):
+    for link in re.findall(r"(?:\]\(|src=\")([^)\"]+)", page.read_text(encoding="utf-8")):
+        path, _, part = link.partition("#")
+        if "://" not in link:
+            there = page.parent / path if path else page
+            assert there.exists(), link
+            assert not part or part in headings(there), link
+
+
+def headings(page):
+    found = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {heading.lower().replace(" ", "-") for heading in found}
+
+
+def test_every_page_is_linked_from_the_readme():
+    said = readme.README.read_text(encoding="utf-8")
+    for page in PAGES[1:]:
+        assert f"(docs/{page.name})" in said
 
 
 def test_the_page_and_its_pictures_are_fresh():

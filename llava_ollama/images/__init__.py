@@ -38,7 +38,7 @@ def prepare(
     """Return the picture as the model sees it, or, with `native`, as an engine takes it.
 
     `vision` is what the model sees, or only the side of its square in pixels. By `exact` the
-    picture is padded to a square with the projector's mean colour and resized by Pillow's bicubic
+    picture is padded to a square with `vision`'s mean colour and resized by Pillow's bicubic
     filter: from its upright RGB pixels on, the bits are those of training. `fast` decodes a JPEG
     file at a half, a quarter or an eighth of its size first, where twice the square is left.
     `native` keeps the aspect, only shrinks what has a side over twice the square, and leaves the
