@@ -12,11 +12,9 @@ from llava_ollama.catalog import Catalog
 from llava_ollama.client import DESCRIBE, Llava
 from llava_ollama.daemon import Daemon
 from llava_ollama.errors import UsageProblem
+from llava_ollama.planning import MENDED
 from llava_ollama.progress import SILENT, Reporter
 from llava_ollama.records import Records
-
-MENDED = "-mended"
-"""What `install --mend` puts behind a model's name."""
 
 
 @dataclass(frozen=True)

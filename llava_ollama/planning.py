@@ -241,6 +241,10 @@ def _present(role: Role, file: WeightFile, digest: str | None) -> PlannedPart:
     return PlannedPart(role, file, digest, file.size, "daemon", mending=mending)
 
 
+MENDED = "-mended"
+"""What `install --mend` puts behind a model's name."""
+
+
 def mended(wanted: Wanted, layers: int | None = None) -> Wanted:
     """Return the same with its projector mended, which was trained with `layers` blocks.
 

@@ -50,11 +50,6 @@ def picture_mark(text: str) -> str | None:
     return match[0] if match else None
 
 
-def acts(text: str, control: Iterable[str] = ()) -> bool:
-    """Tell whether anything in `text` would act."""
-    return _pattern(tuple(control)).search(text) is not None
-
-
 @lru_cache(maxsize=16)
 def _pattern(control: tuple[str, ...]) -> re.Pattern[str]:
     """Match the first character of what acts; only that, since what acts may overlap."""

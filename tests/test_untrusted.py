@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llava_ollama.engine.interface import Message, Request
-from llava_ollama.untrusted import BREAK, acts, inert, picture_mark
+from llava_ollama.untrusted import BREAK, inert, picture_mark
 from tests.attacks import LLAMA3, MARKS
 
 OTHER = ["<s>", "</s>", "<unk>", "[INST]", "[/INST]", "<image>", "aa", "abab"]
@@ -36,7 +36,6 @@ def test_nothing_acts_any_more(text, control):
     made = inert(text, control)
     assert not [token for token in (*LLAMA3, *MARKS, *control) if token in made]
     assert not re.search(r"\[img-\d+\]", made, re.ASCII)
-    assert not acts(made, control)
 
 
 @given(some_text, controls)
@@ -49,7 +48,6 @@ def test_only_breaks_are_added_one_for_each(text, control):
     )
     added = made.count(BREAK) - text.count(BREAK)
     assert starts <= added <= len(re.findall(r"[<\[ab]", text))
-    assert (added > 0) == acts(text, control)
 
 
 @given(some_text, controls)
@@ -81,7 +79,6 @@ def test_what_cannot_act_stays(text):
 )
 def test_harmless_text_is_never_changed(text):
     assert inert(text) == text
-    assert not acts(text)
 
 
 def test_it_reads_as_before():

@@ -218,13 +218,13 @@ def _mended(wanted: Wanted, name: str | None, layers: int | None, *, mend: bool)
     """Return the same with its projector mended, if so wished, beside the published one's name."""
     import dataclasses
 
-    from llava_ollama import install as library
+    from llava_ollama.planning import MENDED, mended
 
     if not mend:
         if layers:
             raise UsageProblem("`--layers` is for a projector to be mended", hint="Add `--mend`")
         return wanted
-    return dataclasses.replace(library.mended(wanted, layers), name=name or f"{wanted.name}-mended")
+    return dataclasses.replace(mended(wanted, layers), name=name or wanted.name + MENDED)
 
 
 def _folders(folder: Path | None) -> tuple[Path, ...]:
