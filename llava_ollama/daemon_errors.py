@@ -29,6 +29,7 @@ CONNECT_TIMEOUT = 10.0
 LONGEST_WAIT = 60.0
 """Seconds that a server may ask us to wait."""
 _BUSY = {429, 503}
+_MISMATCH = "digest mismatch"
 _GONE = re.compile(r"stat .*[/\\]manifests[/\\].*: no such file or directory")
 
 
@@ -111,6 +112,11 @@ def is_passing(body: str) -> bool:
     return _GONE.search(_said(body)) is not None
 
 
+def is_mismatch(error: LlavaOllamaError) -> bool:
+    """Whether a pull has come to other bytes than the registry's manifest promises."""
+    return _MISMATCH in error.message
+
+
 def failure(status: int, body: str, host: str, model: str = "") -> LlavaOllamaError:
     """Return the error that an unsuccessful reply stands for."""
     said = _said(body)
@@ -175,7 +181,7 @@ _SAYINGS: tuple[tuple[tuple[str, ...], type[LlavaOllamaError], str], ...] = (
         "Free space in the daemon's models folder and run the same command again",
     ),
     (
-        ("digest mismatch",),
+        (_MISMATCH,),
         DaemonError,
         "The registry delivers other bytes: use `--transfer upload`",
     ),

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from llava_ollama import locks
 from llava_ollama.daemon import Daemon
+from llava_ollama.daemon_errors import is_mismatch
 from llava_ollama.errors import DaemonError, LlavaOllamaError, ModelNotInstalled
 from llava_ollama.progress import Reporter
 from llava_ollama.records import Records
@@ -173,17 +174,29 @@ class Pull:
                 return
             if self._listed_name not in {m.name for m in self.daemon.models()}:
                 self.records.put("pulled", host, name, record={"host": host, "name": name})
-            progress = _Progress(reporter, self._stuck, self.patience)
             try:
-                for said in self.daemon.pull(name, insecure=self.registry.startswith("http:")):
-                    progress.take(said)
+                try:
+                    self._follow(name, reporter)
+                except DaemonError as exc:
+                    if not is_mismatch(exc):
+                        raise
+                    # What an interrupted pull had left was damaged; the daemon has removed it.
+                    reporter.note(f"{exc.message}; trying again")
+                    self._follow(name, reporter)
             except BaseException:
                 _remove_pulled(self.daemon, self.records, name)
                 raise
-            finally:
-                progress.close()
             self._fetched.update(missing)
             self._held.push(held.pop_all())
+
+    def _follow(self, name: str, reporter: Reporter) -> None:
+        """Have the daemon pull `name`, and pass on what it says."""
+        progress = _Progress(reporter, self._stuck, self.patience)
+        try:
+            for said in self.daemon.pull(name, insecure=self.registry.startswith("http:")):
+                progress.take(said)
+        finally:
+            progress.close()
 
 
 class _Progress:
