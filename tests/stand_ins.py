@@ -29,6 +29,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "/api/chat": (503, {"error": "server busy, please try again."}),
     },
     "loading": {"/props": (503, {"error": {"code": 503, "message": "Loading model"}})},
+    "damaged": {**BARE, "/api/show": (500, {"error": "unexpected EOF"})},
     "blind": {**BARE, "/api/show": BLIND},
     "elsewhere": {
         **BARE,

@@ -117,6 +117,22 @@ def hosts() -> Iterator[Callable[[str], str]]:
 
 CASES = (
     Case(
+        "a name that another model has",
+        ("install", "tiny-llava", "--name", "x"),
+        "another model is installed as `x`",
+        "Replace it with `--force`, or choose a name of your own with `--name`",
+        1,
+        daemon="seeing",
+    ),
+    Case(
+        "a model that cannot be read",
+        ("show", "x"),
+        "the model `x` is damaged; the daemon at {host} says: unexpected EOF",
+        "Install it again with `--force`, or `llava-ollama remove x`",
+        1,
+        daemon="damaged",
+    ),
+    Case(
         "a full queue",
         ("ask", "-m", "x", "good.png", "Hi", "--no-retry"),
         "the daemon at {host} has too many requests waiting",

@@ -177,10 +177,15 @@ def _contents(folder: Path) -> dict[Path, bytes]:
 # Every message is held by a test
 
 HELD = """
-cli/verify cli/inspect doctor_store images/pixels images/sources images/signatures images/arrays
-images/square preflight quarantine repair supply verify
+catalog cli/app cli/ask cli/compare cli/files cli/frame cli/inspect cli/install cli/verify compare
+daemon doctor_store images/arrays images/pixels images/signatures images/sources images/square
+ledger locks package planning preflight quarantine records repair store/folder supply
+transfer/interface transfer/link transfer/pull transfer/sources verify weights/download weights/hub
+weights/hub_errors weights/local weights/mended
 """
-TABLES = "test_wording test_wording_store test_images test_pixels"
+TABLES = """
+test_wording test_wording_store test_wording_weights test_transfer_faults test_images test_pixels
+"""
 ERRORS = {name for name, value in vars(errors).items() if isinstance(value, type)}
 
 
