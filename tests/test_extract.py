@@ -39,6 +39,14 @@ SCHEMA: dict[str, Any] = {
 }
 
 
+FEATURE: dict[str, Any] = {
+    "type": "object",
+    "properties": {"type": {"const": "Feature"}, "properties": SCHEMA},
+    "required": ["type", "properties"],
+}
+"""As in GeoJSON, where properties are called as keywords of a schema are."""
+
+
 class Scripted:
     """An engine that says what it is given, and keeps what it is asked."""
 
@@ -174,7 +182,7 @@ def llava(place: Place) -> Iterator[Llava]:
         yield client
 
 
-@pytest.mark.parametrize("wanted", [Seen, Counted, Several, Literal["a", "b"], SCHEMA])
+@pytest.mark.parametrize("wanted", [Seen, Counted, Several, Literal["a", "b"], FEATURE])
 def test_a_model_that_knows_no_json_writes_what_is_asked_for(llava: Llava, wanted):
     got = llava.extract(RED, wanted)
     assert json.loads(got.answer.text) == (
