@@ -124,11 +124,20 @@ class Doctor:
                 yield from self._tower(name, shown)
 
     def _tower(self, name: str, shown: Shown) -> Iterator[Finding]:
-        """Say when a known projector is run without the end of its vision tower."""
+        """Say when a projector is run without the end of its vision tower, as far as is known."""
         sources = Known.of(self.daemon, self.catalog, self.records).source
         trained = self.catalog.vision_layers(sources(shown.sources[-1])) if shown.sources else None
         run = shown.blocks_run
-        if trained is not None and run is not None and run < trained:
+        if run is None:
+            return
+        if trained is None:
+            detail = (
+                f"`{name}` is run with {run} of the {run + 1} blocks that its projector stores; how"
+                " many it was trained with is not known"
+            )
+            fix = f"llava-ollama install … --name {name} --mend --layers N, if it was with more"
+            yield Finding("vision tower", "ok", detail, fix)
+        elif run < trained:
             detail = (
                 f"`{name}` is run with {run} of the {trained} blocks of its vision tower, as by all"
                 " engines (llama.cpp issue 25817)"

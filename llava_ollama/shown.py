@@ -71,8 +71,10 @@ class Shown:
         It is one less than is stored, unless a feature layer is named (llama.cpp issue 25817); then
         None, since the number that it names is often left out of the reply.
         """
-        stored = self.projector_info.get("clip.vision.block_count")
-        if isinstance(stored, int) and "clip.vision.feature_layer" not in self.projector_info:
+        said = self.projector_info
+        stored = said.get("clip.vision.block_count")
+        llava = said.get("clip.projector_type", "mlp") == "mlp"
+        if isinstance(stored, int) and llava and "clip.vision.feature_layer" not in said:
             return stored - 1
         return None
 

@@ -133,6 +133,17 @@ def test_only_the_mended_one_differs_from_what_was_published(busy: Desk, ollama:
 
 
 @pytest.mark.ollama
+def test_the_doctor_guesses_no_depth(busy: Desk, ollama: RunningDaemon):
+    busy.write_catalog("")
+    busy.call("install", "old", "--transfer", "upload", host=ollama.host)
+    found = json.loads(busy.call("doctor", "--json", host=ollama.host).stdout)["findings"]
+    (tower,) = [finding for finding in found if finding["check"] == "vision tower"]
+    assert tower["status"] == "ok"
+    assert "2 of the 3 blocks that its projector stores" in tower["detail"]
+    assert "is not known" in tower["detail"]
+
+
+@pytest.mark.ollama
 def test_repair_makes_the_mended_copy_again(busy: Desk, ollama: RunningDaemon):
     found = install_both(busy, ollama.host)["old-int4-mended:latest"]["projector"]
     blob = ollama.models / "blobs" / f"sha256-{found['sha256']}"
