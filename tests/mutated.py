@@ -17,7 +17,6 @@ import struct
 import sys
 import warnings
 import zlib
-from collections.abc import Callable
 from typing import Any
 
 from PIL import Image
@@ -48,70 +47,66 @@ def deep_png(row: bytes) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(row)) + chunk(b"IEND")
 
 
-def seeds(kind: str) -> list[bytes]:
-    """Return small sound files of a format, plain and odd."""
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    several: dict[str, Any] = {"save_all": True, "append_images": [SMALL.rotate(90)]}
-    clear = {"transparency": bytes(range(200))}
-    makers: dict[str, Callable[[], list[bytes]]] = {
-        "PNG": lambda: [
-            encoded(SMALL, "PNG"),
-            encoded(SMALL.resize((SIDE, SIDE)), "PNG", dpi=(72, 72)),
-            encoded(SMALL, "PNG", exif=exif, **several),
-            encoded(SMALL.convert("P"), "PNG", **clear),
-            encoded(SMALL.convert("RGBA"), "PNG"),
-            encoded(SMALL.convert("1"), "PNG"),
-            encoded(SMALL.convert("I;16"), "PNG"),
-            deep_png(bytes(13)),
-        ],
-        "JPEG": lambda: [
-            encoded(SMALL, "JPEG", exif=exif),
-            encoded(SMALL.convert("L"), "JPEG", comment=b"drawn", dpi=(72, 72)),
-            encoded(SMALL.convert("CMYK"), "JPEG"),
-            encoded(SMALL.resize((600, 400)), "JPEG", subsampling=0),
-        ],
-        "progressive JPEG": lambda: [
-            encoded(SMALL, "JPEG", progressive=True),
-            encoded(SMALL.resize((300, 200)), "JPEG", progressive=True, exif=exif),
-        ],
-        "GIF": lambda: [
-            encoded(SMALL, "GIF"),
-            encoded(SMALL, "GIF", **several),
-            encoded(SMALL.convert("P"), "GIF", transparency=3),
-        ],
-        "WebP": lambda: [
-            encoded(SMALL, "WebP"),
-            encoded(SMALL, "WebP", lossless=True, exif=exif, **several),
-            encoded(SMALL.convert("RGBA"), "WebP"),
-        ],
-        "TIFF": lambda: [
-            encoded(SMALL, "TIFF", exif=exif),
-            encoded(SMALL, "TIFF", compression="tiff_lzw", **several),
-            encoded(SMALL, "TIFF", compression="tiff_adobe_deflate"),
-            encoded(SMALL.convert("F"), "TIFF"),
-            encoded(SMALL.convert("CMYK"), "TIFF", compression="packbits"),
-            encoded(SMALL.convert("1"), "TIFF", compression="group4"),
-        ],
-        "BMP": lambda: [
-            encoded(SMALL, "BMP"),
-            encoded(SMALL.convert("P"), "BMP"),
-            encoded(SMALL.convert("1"), "BMP"),
-            encoded(SMALL.convert("RGBA"), "BMP"),
-        ],
-        "PPM": lambda: [
-            encoded(SMALL, "PPM"),
-            encoded(SMALL.convert("L"), "PPM"),
-            encoded(SMALL.convert("1"), "PPM"),
-            b"P2 3 2 9\n1 2 3\n4 5 6\n",
-            b"P5 2 1 65535\n\0\1\2\3",
-            b"P3 # drawn\n2 1 9\n1 2 3\n4 5 6\n",
-        ],
-    }
-    return makers[kind]()
-
-
-FORMATS = ("PNG", "JPEG", "progressive JPEG", "GIF", "WebP", "TIFF", "BMP", "PPM")
+_TURNED = Image.Exif()
+_TURNED[0x0112] = 6
+_SEVERAL: dict[str, Any] = {"save_all": True, "append_images": [SMALL.rotate(90)]}
+_CLEAR = {"transparency": bytes(range(200))}
+SEEDS: dict[str, list[bytes]] = {
+    "PNG": [
+        encoded(SMALL, "PNG"),
+        encoded(SMALL.resize((SIDE, SIDE)), "PNG", dpi=(72, 72)),
+        encoded(SMALL, "PNG", exif=_TURNED, **_SEVERAL),
+        encoded(SMALL.convert("P"), "PNG", **_CLEAR),
+        encoded(SMALL.convert("RGBA"), "PNG"),
+        encoded(SMALL.convert("1"), "PNG"),
+        encoded(SMALL.convert("I;16"), "PNG"),
+        deep_png(bytes(13)),
+    ],
+    "JPEG": [
+        encoded(SMALL, "JPEG", exif=_TURNED),
+        encoded(SMALL.convert("L"), "JPEG", comment=b"drawn", dpi=(72, 72)),
+        encoded(SMALL.convert("CMYK"), "JPEG"),
+        encoded(SMALL.resize((600, 400)), "JPEG", subsampling=0),
+    ],
+    "progressive JPEG": [
+        encoded(SMALL, "JPEG", progressive=True),
+        encoded(SMALL.resize((300, 200)), "JPEG", progressive=True, exif=_TURNED),
+    ],
+    "GIF": [
+        encoded(SMALL, "GIF"),
+        encoded(SMALL, "GIF", **_SEVERAL),
+        encoded(SMALL.convert("P"), "GIF", transparency=3),
+    ],
+    "WebP": [
+        encoded(SMALL, "WebP"),
+        encoded(SMALL, "WebP", lossless=True, exif=_TURNED, **_SEVERAL),
+        encoded(SMALL.convert("RGBA"), "WebP"),
+    ],
+    "TIFF": [
+        encoded(SMALL, "TIFF", exif=_TURNED),
+        encoded(SMALL, "TIFF", compression="tiff_lzw", **_SEVERAL),
+        encoded(SMALL, "TIFF", compression="tiff_adobe_deflate"),
+        encoded(SMALL.convert("F"), "TIFF"),
+        encoded(SMALL.convert("CMYK"), "TIFF", compression="packbits"),
+        encoded(SMALL.convert("1"), "TIFF", compression="group4"),
+    ],
+    "BMP": [
+        encoded(SMALL, "BMP"),
+        encoded(SMALL.convert("P"), "BMP"),
+        encoded(SMALL.convert("1"), "BMP"),
+        encoded(SMALL.convert("RGBA"), "BMP"),
+    ],
+    "PPM": [
+        encoded(SMALL, "PPM"),
+        encoded(SMALL.convert("L"), "PPM"),
+        encoded(SMALL.convert("1"), "PPM"),
+        b"P2 3 2 9\n1 2 3\n4 5 6\n",
+        b"P5 2 1 65535\n\0\1\2\3",
+        b"P3 # drawn\n2 1 9\n1 2 3\n4 5 6\n",
+    ],
+}
+"""Small sound files of each format, plain and odd."""
+FORMATS = tuple(SEEDS)
 
 
 def mutated(data: bytes, rng: random.Random) -> bytes:
@@ -136,13 +131,13 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
 
 def files(kind: str, count: int, seed: int) -> list[bytes]:
     rng = random.Random(f"{kind} {seed}")
-    sound = seeds(kind)
+    sound = SEEDS[kind]
     return [mutated(sound[n % len(sound)], rng) for n in range(count)]
 
 
 def passed_on(count: int) -> list[bytes]:
     """Return mutated PNG files that are sent as they are: broken only where nobody looks."""
-    rng, sound = random.Random(5), seeds("PNG")[1]
+    rng, sound = random.Random(5), SEEDS["PNG"][1]
     found: dict[bytes, None] = {}
     while len(found) < count:
         data = mutated(sound, rng)
