@@ -146,9 +146,9 @@ def _of_type(wanted: Any) -> Form[Any]:
 
     try:
         adapter = TypeAdapter(wanted)
-        return Form(adapter.json_schema(), read)
-    except PydanticUserError as exc:
-        reason = exc.message.splitlines()[0].rstrip(".")
+        return Form(schema.plain(adapter.json_schema()), read)
+    except (PydanticUserError, ValueError) as exc:  # ValueError: metadata that is no JSON
+        reason = str(exc).splitlines()[0].rstrip(".")
         raise UsageProblem(
             f"`{getattr(wanted, '__name__', wanted)}` asks for no JSON document: {reason}",
             hint="Give a pydantic model, or a JSON schema as a dict",

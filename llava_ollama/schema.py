@@ -14,7 +14,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
@@ -39,6 +39,10 @@ _MOST_COUNTED = 1000
 """Repetitions in a grammar: 0.34.4 refuses `maxItems: 2000`, and `maxLength: 2001` kills the runner
 of 0.24.0."""
 
+_DEEPEST = 100
+"""Objects and lists in each other; two frames of Python's stack for each, of a thousand."""
+_MOST_HELD = 10_000
+"""Schemas that one value is held to, through `$ref`, `anyOf` and the like: ten milliseconds."""
 _ANCHORED = re.compile(r"\^.*\$", re.DOTALL)
 _LENGTHS = frozenset({"minLength", "maxLength", "minItems", "maxItems"})
 
@@ -91,15 +95,43 @@ def checked(schema: Schema) -> Schema:
         UsageProblem: it has an unknown keyword, a wrong value of a known one, or a reference that
             leads nowhere or back to itself.
     """
+    copy = plain(schema)
+    known: dict[int, int] = {}
+    try:
+        for place, inner in _checked(copy, "#"):
+            _check_references(inner, copy, (), known, where=place)
+    except RecursionError as exc:
+        raise UsageProblem(
+            "the schema's references are too long a chain", hint="Make the schema simpler"
+        ) from exc
+    return copy
+
+
+def plain(schema: Schema) -> Schema:
+    """Return a copy of JSON's own types, so shallow that nobody who reads it runs out of stack.
+
+    Raises:
+        UsageProblem: it is no JSON document, or nested too deeply.
+    """
     try:
         copy = json.loads(json.dumps(schema, allow_nan=False))
-        for place, inner in _checked(copy, "#"):
-            _check_references(inner, copy, (), place)
     except (TypeError, ValueError, RecursionError) as exc:
         raise UsageProblem(
             f"the schema is no JSON document: {exc}", hint="See https://json-schema.org/learn"
         ) from exc
-    return copy  # type: ignore[no-any-return] # a mapping, or `_checked` would have raised
+    level, depth = [copy], 0
+    while level := [inner for outer in level for inner in _members(outer)]:
+        depth += 1
+        if depth > _DEEPEST:
+            raise UsageProblem(
+                f"the schema is nested more than {_DEEPEST} deep",
+                hint="Put its parts under `$defs`, and refer to them",
+            )
+    return copy  # type: ignore[no-any-return] # a mapping, or the check of it raises
+
+
+def _members(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def complaints(document: Any, schema: Schema, root: Schema, where: str = "") -> Iterator[str]:
@@ -234,8 +266,15 @@ def _inside(schema: Schema, where: str) -> Iterator[tuple[Any, str]]:
         yield others, f"{where}/additionalProperties"
 
 
-def _check_references(schema: Schema, root: Schema, above: tuple[Schema, ...], where: str) -> None:
-    """Refuse references that come back without having gone into a part of the document."""
+def _check_references(
+    schema: Schema, root: Schema, above: tuple[Schema, ...], known: dict[int, int], *, where: str
+) -> int:
+    """Return how many schemas one value is held to, and refuse references that come back to it.
+
+    `known` is what was returned for others, by identity: each is gone into once.
+    """
+    if id(schema) in known:
+        return known[id(schema)]
     if any(schema is one for one in above):
         raise UsageProblem(
             f"the schema at `{where}` refers to itself", hint="Let it refer to a part of itself"
@@ -243,8 +282,15 @@ def _check_references(schema: Schema, root: Schema, above: tuple[Schema, ...], w
     same = [inner for keyword in _SAME_VALUE for inner in schema.get(keyword, ())]
     if "$ref" in schema:
         same.append(_target(schema["$ref"], root))
-    for inner in same:
-        _check_references(inner, root, (*above, schema), where)
+    above = *above, schema
+    held = 1 + sum(_check_references(s, root, above, known, where=where) for s in same)
+    if held > _MOST_HELD:
+        raise UsageProblem(
+            f"the schema at `{where}` holds one value to more than {_MOST_HELD} schemas",
+            hint="Make the schema simpler",
+        )
+    known[id(schema)] = held
+    return held
 
 
 def _target(reference: str, root: Schema) -> Schema:

@@ -63,8 +63,8 @@ def tell(reporter: Reporter, sources: list[Picture], turn: Message) -> None:
     """Pass on what was noted while the pictures of `turn` were prepared."""
     for number, (source, picture) in enumerate(zip(sources, turn.pictures, strict=True), 1):
         name = f"picture {number}"
-        if isinstance(source, str | os.PathLike) and not _is_nameless(os.fspath(source)):
-            name = f"`{os.fspath(source)}`"
+        if isinstance(source, str | os.PathLike) and not _is_nameless(os.fsdecode(source)):
+            name = f"`{os.fsdecode(source)}`"
         for note in picture.notes:
             reporter.note(f"{name}: {note}")
 

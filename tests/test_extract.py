@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal
 
@@ -24,6 +25,12 @@ RED = draw(Shape("red", "circle", "white"))
 class Seen(BaseModel):
     colour: Literal["red", "green", "blue"] = Field(description="of the shape")
     shape: Literal["circle", "square"]
+
+
+class Endless(BaseModel):
+    """What pydantic takes, and JSON does not."""
+
+    size: float = math.inf
 
 
 @dataclasses.dataclass
@@ -164,7 +171,7 @@ def test_what_json_cannot_carry_is_wrong(text):
         extract("plain", Scripted(text, text), RED, {"type": "array"})
 
 
-@pytest.mark.parametrize("wanted", [Llava, 5, {"type": "strin"}, []], ids=str)
+@pytest.mark.parametrize("wanted", [Llava, 5, {"type": "strin"}, [], Endless], ids=str)
 def test_what_asks_for_nothing(kind, wanted):
     engine = scripted(kind)
     with pytest.raises(UsageProblem) as caught:

@@ -153,12 +153,34 @@ NO_ARRAYS = {
         "the numpy array has 1048576 x 1048576 pixels",
         "Pass one with 1 to 133 million",
     ),
+    "long": (
+        np.zeros((1, 1_000_000), np.uint8),
+        "the numpy array is too long to be padded to a square: 1000000 x 1 pixels",
+        "Cut it into parts",
+    ),
 }
 
 
 @pytest.mark.parametrize(("array", "message", "hint"), NO_ARRAYS.values(), ids=NO_ARRAYS)
 def test_other_arrays_are_refused(array, message, hint):
     assert refusal(array) == (message, hint)
+
+
+def test_a_view_is_measured_before_it_is_copied():
+    endless = np.broadcast_to(np.uint8(0), (1 << 20, 1 << 20)).data
+    assert (
+        refusal(endless)[0] == "the picture given as bytes is larger than the 256 MB that are read"
+    )
+    endless.release()
+    assert refusal(endless)[1] == "Pass an open buffer"
+
+
+def test_a_path_may_be_in_bytes(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "xx.png").write_bytes(PNG)
+    with os.scandir(os.fsencode(folder)) as entries:
+        assert [prepare(entry, SIDE).data for entry in entries] == [PNG]
 
 
 def from_standard_input(data):

@@ -87,6 +87,14 @@ def test_complaints_say_where_and_what():
     ]
 
 
+def chained(length: int, times: int = 1) -> dict[str, Any]:
+    """Return a schema of references, each of which leads to the next one, `times` over."""
+    defs: dict[str, Any] = {
+        f"d{n}": {"anyOf": [{"$ref": f"#/$defs/d{n + 1}"}] * times} for n in range(length)
+    }
+    return {"$ref": "#/$defs/d0", "$defs": {**defs, f"d{length}": {"type": "string"}}}
+
+
 REFUSED: list[tuple[Any, str]] = [
     ({"type": "strin"}, "`type` at `#` cannot be"),
     ({"type": []}, "`type`"),
@@ -110,6 +118,9 @@ REFUSED: list[tuple[Any, str]] = [
     ({"minimum": float("nan")}, "no JSON document"),
     ({"const": {1, 2}}, "no JSON document"),
     ([], "has `[]` at `#`"),
+    ({"default": json.loads("[" * 101 + "]" * 101)}, "nested more than 100 deep"),
+    (chained(24, times=2), "holds one value to more than 10000 schemas"),
+    (chained(2000), "too long a chain"),
 ]
 
 
@@ -119,6 +130,20 @@ def test_a_schema_that_cannot_be_kept_is_refused(wrong, words):
         schema.checked(wrong)
     assert words in str(caught.value)
     assert caught.value.hint
+
+
+def test_a_chain_of_references_is_gone_through_once():
+    kept = schema.checked(chained(100))
+    assert [*schema.complaints(1, kept, kept)] == ['the document: 1 is not of the type "string"']
+
+
+def test_the_deepest_schema_is_checked_and_sent_far_down_the_stack():
+    deep = json.loads('{"items":' * 100 + "{}" + "}" * 100)
+
+    def below(frames: int) -> schema.Schema:
+        return below(frames - 1) if frames else schema.for_engines(schema.checked(deep))
+
+    assert below(400) == deep
 
 
 def test_a_schema_of_any_depth_ends():

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Source: TypeAlias = (
-    "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | Array"
+    "str | os.PathLike[str] | os.PathLike[bytes] | bytes | bytearray | memoryview | BinaryIO"
+    " | Image.Image | Array"
 )
 """A path, a `data:` URI, `-` for standard input, the bytes of a file, a binary file object, a PIL
 image or a numpy array."""
@@ -66,11 +67,13 @@ def _name(source: object) -> str:
     if isinstance(source, (str, os.PathLike)):
         if _is_data(source):
             return "the picture in the data URI"
-        return "the picture from standard input" if source == "-" else f"`{os.fspath(source)}`"
+        return "the picture from standard input" if source == "-" else f"`{os.fsdecode(source)}`"
     if isinstance(source, (bytes, bytearray, memoryview)):
         return "the picture given as bytes"
     if _is_pillow(source):
         return "the `PIL.Image`"
+    if is_array(source):
+        return "the numpy array"
     file_name = getattr(source, "name", None)
     return f"`{file_name}`" if isinstance(file_name, str) else "the picture given as a file object"
 
@@ -78,11 +81,12 @@ def _name(source: object) -> str:
 def _read(source: Any, name: str) -> bytes:
     """Return the bytes of the picture file, at most `MAX_BYTES`."""
     if isinstance(source, (bytes, bytearray, memoryview)):
-        data = bytes(source)
+        data = _copied(source, name)
     elif _is_data(source):
         data = _from_data_uri(source, name)
     elif isinstance(source, (str, os.PathLike)):
-        data = _read_standard_input(name) if source == "-" else _read_path(os.fspath(source), name)
+        path = os.fsdecode(source)
+        data = _read_standard_input(name) if source == "-" else _read_path(path, name)
     elif hasattr(source, "read"):
         data = _read_stream(source, name)
     else:
@@ -96,6 +100,15 @@ def _read(source: Any, name: str) -> bytes:
     if len(data) > MAX_BYTES:
         raise _too_large(name)
     return data
+
+
+def _copied(source: bytes | bytearray | memoryview, name: str) -> bytes:
+    try:
+        if memoryview(source).nbytes > MAX_BYTES:  # a view may show one byte a billion times
+            raise _too_large(name)
+        return bytes(source)
+    except ValueError as exc:  # a view that was released
+        raise ImageError(f"{name} cannot be read: {exc}", hint="Pass an open buffer") from exc
 
 
 def _too_large(name: str) -> ImageError:
