@@ -33,7 +33,7 @@ from tests.stand_ins import BARE, stand_in
 FOREIGN = "https://elsewhere/5ecret"
 LOGIN = "Log in with `hf auth login`, or set `HF_TOKEN`"
 PROXY = "Check `HF_ENDPOINT`, and whether a proxy or a login page is in between"
-MOVE = "Nothing was changed. Move it away, and the right one is downloaded"
+ANEW_HERE = "Nothing was changed. Run the same command again: it looks at the file anew"
 LISTED = "Use the file that the catalog means, or correct its entry"
 ANEW = "Delete that file and run the same command again: it downloads anew"
 
@@ -62,9 +62,7 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
-    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
+def desk(tmp_path: Path) -> Iterator[Desk]:
     with LoopbackHub() as hub:
         yield Desk(hub, tmp_path)
 
@@ -295,7 +293,7 @@ def test_a_file_that_is_not_the_one(desk: Desk, name: str) -> None:
 def test_a_source_that_is_not_the_one(desk: Desk) -> None:
     blob = Blob(desk.path, "0" * 64, 3000)
     message = "`{folder}/m.gguf` does not have the bytes of sha256 {sum}…"
-    is_said(desk, wrong(blob), message, MOVE)
+    is_said(desk, wrong(blob), message, ANEW_HERE)
     hint = "Wait until it is complete, then run the same command again"
     is_said(desk, changed(blob), "`{folder}/m.gguf` changed while it was read", hint)
     desk.path.unlink()

@@ -35,7 +35,7 @@ def wrong(blob: Blob) -> ChecksumMismatch:
     """Return the error for a file whose bytes are not the ones that were asked for."""
     return ChecksumMismatch(
         f"`{blob.path}` does not have the bytes of sha256 {blob.sha256[:8]}…",
-        hint="Nothing was changed. Move it away, and the right one is downloaded",
+        hint="Nothing was changed. Run the same command again: it looks at the file anew",
     )
 
 
