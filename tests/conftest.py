@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from llava_ollama.daemon import Daemon
 from tests.daemons import build, running
@@ -43,6 +44,8 @@ def pytest_configure() -> None:
     and so do the programs that it starts, unless somebody handles them on the way."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    settings.register_profile("here", deadline=None)  # a busy machine is no fault of ours
+    settings.load_profile("here")
     build.cache_root()  # found now, before a test has a home of its own
 
 

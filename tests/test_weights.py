@@ -6,7 +6,6 @@ import errno
 import filecmp
 import inspect
 import json
-import os
 import shutil
 import signal
 import socket
@@ -69,13 +68,6 @@ class Recorder(Reporter):
 
     def note(self, message: str) -> None:
         self.notes.append(message)
-
-
-@pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch) -> None:
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
 
 
 @pytest.fixture
