@@ -51,6 +51,12 @@ def test_other_files_and_small_ones_are_decoded_whole():
         assert prepare(source, 112, decode="fast") == prepare(source, 112)
 
 
+def test_an_image_of_the_caller_s_stays_as_large_as_it_was():
+    opened = Image.open(io.BytesIO(jpeg(photo(900, 700))))
+    assert prepare(opened, 112, decode="fast") == prepare(opened, 112)
+    assert opened.size == (900, 700)
+
+
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_preparing_takes_no_more_memory_than_pillow_itself(tmp_path, orientation):
     path = tmp_path / "large.jpg"

@@ -217,7 +217,8 @@ def _remade(image: Image.Image, name: str, how: Preparation, data: bytes = b"") 
     _check_size(image, name)
     notes = [*_frame_note(image, data)]
     turned = getattr(image, "tag_v2", {}).get(0x0112) in _TURNS  # and a TIFF's reader turns it
-    reduced = [*_reduced(image, how)] if how.decode == "fast" else []
+    # Not an image of the caller's: it would stay small.
+    reduced = [*_reduced(image, how)] if how.decode == "fast" and data else []
     image.load()
     turn = None if how.as_trained else _TURNS.get(cast("int", _orientation(image)))
     if turned or turn is not None:
