@@ -127,5 +127,5 @@ def _dearer(cost: Cost, best: Cost) -> str:
         ("reads", cost.read, best.read),
     ):
         if ours != least:
-            return f"{verb} {ours} bytes instead of {least}"
+            return f"{verb} {ours:,} bytes instead of {least:,}"
     return "costs the same"
