@@ -43,6 +43,7 @@ from llava_ollama.images import Vision, prepare
 from llava_ollama.progress import Reporter
 from llava_ollama.turns import request_of
 from tests.modes import MODES, answer
+from tests.stand_ins import BARE, SEEING, stand_in
 
 HEAVY = ("ollama", "httpx", "pydantic", "huggingface_hub", "PIL", "jinja2", "rich", "xllamacpp")
 
@@ -800,3 +801,11 @@ def test_a_redirect_is_not_followed():
             thread.join()
     assert asked[-1] == "/api/chat"
     assert "/stolen" not in asked
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("body", [["busy"], 5, None], ids=str)
+def test_a_refusal_in_words_that_are_not_ollama_s(mode, body):
+    replies = {**BARE, "/api/show": SEEING, "/api/chat": (500, body)}
+    with stand_in(replies) as host, pytest.raises(DaemonUnreachable, match="is not an Ollama"):
+        answer(mode, Image.new("RGB", (9, 9)), model="x", host=host)

@@ -158,6 +158,15 @@ def test_files_that_are_refused_before_they_are_loaded(tmp_path):
     for tensor in ("v.position_embd.weight", "mm.2.bias"):
         lame = rewrite(PROJECTOR, tmp_path / "lame.gguf", {}, keep=tensor.__ne__)
         refuse(MODEL, lame, f"lacks the tensor `{tensor}`")
+    # And these by an assertion of llama.cpp.
+    for key, number in (
+        ("embedding_length", 7),
+        ("attention.head_count", 0),
+        ("attention.head_count", 3),
+        ("feature_layer", [1, 2]),
+    ):
+        lame = rewrite(PROJECTOR, tmp_path / "lame.gguf", {f"clip.vision.{key}": number})
+        refuse(MODEL, lame, f"has a `clip.vision.{key}` that its tensors do not fit")
 
 
 def other_vocabulary(folder: Path) -> Path:

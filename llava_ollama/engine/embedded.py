@@ -148,6 +148,28 @@ def _check(model: Header, projector: Header) -> None:
             f"`{projector.path}` lacks the tensor `{missing[0]}`",
             hint="Convert it again with llama.cpp's convert_hf_to_gguf.py --mmproj",
         )
+    _check_numbers(projector)
+
+
+def _check_numbers(projector: Header) -> None:
+    """Refuse what llama.cpp takes, and dies of with the whole process at the first picture."""
+    if not checks.is_llava(projector):
+        return
+    width = projector.integer("clip.vision.embedding_length") or 0
+    heads = projector.integer("clip.vision.attention.head_count") or 0
+    layers = projector.array(checks.FEATURE_LAYER)
+    table, first = projector.tensor(_FATAL[0]), projector.tensor("mm.0.weight")
+    taken = width * (1 if layers is None else max(1, len(layers)))
+    wrong = {
+        "clip.vision.embedding_length": table is not None and table.shape[:1] != (width,),
+        "clip.vision.attention.head_count": heads < 1 or width % heads,
+        checks.FEATURE_LAYER: first is not None and first.shape[:1] != (taken,),
+    }
+    for key in filter(wrong.get, wrong):
+        raise GGUFError(
+            f"`{projector.path}` has a `{key}` that its tensors do not fit",
+            hint="Convert it again with llama.cpp's convert_hf_to_gguf.py --mmproj",
+        )
 
 
 def _tell_pre_tokenizer(model: Header, reporter: Reporter) -> None:

@@ -275,7 +275,8 @@ def _door(host: str, model: str) -> Iterator[None]:
     except ConnectionError as exc:
         # The non-streaming calls of ollama-python wrap httpx.ConnectError in the builtin one.
         raise unreachable(host) from exc
-    except (json.JSONDecodeError, RecursionError, pydantic.ValidationError) as exc:
+    # AttributeError: ollama-python looks for `error` in a reply that is a list, say.
+    except (json.JSONDecodeError, RecursionError, AttributeError, pydantic.ValidationError) as exc:
         raise not_ollama(host) from exc
 
 
