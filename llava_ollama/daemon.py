@@ -20,13 +20,14 @@ from llava_ollama import modelfile
 from llava_ollama.daemon_errors import (
     CONNECT_TIMEOUT,
     connecting,
+    damaged,
     door,
     failure,
     is_passing,
     not_ollama,
     pause_asked_for,
 )
-from llava_ollama.errors import DaemonError, ModelBroken, RunnerCrashed, UsageProblem
+from llava_ollama.errors import DaemonError, RunnerCrashed, UsageProblem
 from llava_ollama.package import ParameterValue
 from llava_ollama.settings import DEFAULT_TIMEOUT, is_loopback, same_daemon_key
 from llava_ollama.shown import Listed, Shown
@@ -277,10 +278,7 @@ class Daemon:
             # "unexpected EOF" is a runner's elsewhere; here it is a manifest that was cut off.
             vague = type(error) in {DaemonError, RunnerCrashed}
             if path == "/api/show" and response.status_code == 500 and vague:  # noqa: PLR2004
-                raise ModelBroken(
-                    f"the model `{model}` is damaged; {error.message}",
-                    hint=f"Install it again with `--force`, or `llava-ollama remove {model}`",
-                )
+                raise damaged(model, error)
             raise error
         return _object(text, self.host) if text else {}
 

@@ -19,6 +19,7 @@ from llava_ollama.errors import (
     ImageError,
     IncompleteAnswer,
     LlavaOllamaError,
+    ModelBroken,
     ModelLoading,
     ModelNotInstalled,
     RunnerCrashed,
@@ -30,6 +31,7 @@ LONGEST_WAIT = 60.0
 """Seconds that a server may ask us to wait."""
 _BUSY = {429, 503}
 _MISMATCH = "digest mismatch"
+_NO_FILE = ("no such file or directory", "cannot find the file")
 _GONE = re.compile(r"stat .*[/\\]manifests[/\\].*: no such file or directory")
 
 
@@ -141,6 +143,25 @@ def failure(status: int, body: str, host: str, model: str = "") -> LlavaOllamaEr
     if not said or status == 404 or status // 100 == 3:  # noqa: PLR2004 - HTTP
         return not_ollama(host)
     return DaemonError(f"the daemon at {host} says: {said}", hint="Look at the daemon's log")
+
+
+def without_file(name: str) -> ModelBroken:
+    """Return the error for a model that the daemon lists, and of which a file is gone."""
+    short = name.removesuffix(":latest")
+    return ModelBroken(
+        f"the model `{short}` is damaged: its model file is missing",
+        hint=f"Bring it back with `llava-ollama repair {short}`",
+    )
+
+
+def damaged(name: str, error: LlavaOllamaError) -> ModelBroken:
+    """Return the error for a model that the daemon has, and could not show because of `error`."""
+    if any(words in error.message for words in _NO_FILE):
+        return without_file(name)
+    return ModelBroken(
+        f"the model `{name}` is damaged; {error.message}",
+        hint=f"Install it again with `--force`, or `llava-ollama remove {name}`",
+    )
 
 
 _SAYINGS: tuple[tuple[tuple[str, ...], type[LlavaOllamaError], str], ...] = (

@@ -132,7 +132,11 @@ class Installer:
             brought, made = self._make(exchange, plan, package, files)
             if wanted.is_llama3 and unread:
                 self._check_vocabulary(exchange.temporary, wanted.model.name)
-            exchange.put_in_place(replace=force, damaged=existing == "broken")
+            damaged = existing == "broken"
+            if damaged:  # where only a file was gone, it is whole again now
+                existing, _ = self._planner.existing(wanted, package.model, package.projector)
+            if not damaged or existing != "equal":
+                exchange.put_in_place(replace=force or existing == "broken", damaged=damaged)
         return True, brought, made
 
     def _package(self, plan: InstallPlan, files: list[LocalFile | None]) -> Package:

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from llava_ollama import planning
+from llava_ollama import planning, presence
 from llava_ollama.catalog import Catalog
 from llava_ollama.daemon import Daemon, Shown, full_name
+from llava_ollama.daemon_errors import without_file
 from llava_ollama.errors import ModelBroken, ModelNotInstalled, TemplateError, UsageProblem
 from llava_ollama.records import Records
 
@@ -35,21 +36,26 @@ def installed(daemon: Daemon, catalog: Catalog, records: Records) -> list[Instal
     for listed in daemon.models():
         try:
             full_name(listed.name)
-            shown = daemon.show(listed.name)
+            shown = presence.made(daemon, listed.name)
         except ModelNotInstalled:
-            continue  # removed in between
+            if not presence.is_listed(daemon, listed.name):
+                continue  # removed in between
+            shown = None  # 0.24 says so also of one whose file is gone
         except (ModelBroken, UsageProblem):  # or a name that no daemon would take back
             shown = None
         package = shown.package() if shown else None
+        whole = shown is not None and presence.whole(daemon, shown)
         recorded = records.get("installed", daemon.key, listed.name) is not None
         result.append(
             Installed(
                 name=listed.name,
                 size=listed.size,
                 ours=is_ours(shown, catalog, records, daemon.key) if shown else recorded,
-                catalog=catalog_name(shown, catalog, records, daemon.key) if shown else "",
+                catalog=catalog_name(shown, catalog, records, daemon.key)
+                if whole and shown
+                else "",
                 vision=shown is not None and shown.has_vision,
-                damaged=shown is None,
+                damaged=not whole,
                 package_digest=package.digest() if package else "",
             )
         )
@@ -83,6 +89,8 @@ def did_you_mean(daemon: Daemon, name: str) -> Iterator[None]:
         yield
     except ModelNotInstalled as exc:
         names = [model.name.removesuffix(":latest") for model in daemon.models()]
+        if name.removesuffix(":latest") in names:
+            raise without_file(name) from exc
         if not (near := difflib.get_close_matches(name, names, n=1)):
             raise
         raise ModelNotInstalled(exc.message, hint=f"Did you mean `{near[0]}`?") from exc

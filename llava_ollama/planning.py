@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from llava_ollama import modelfile
+from llava_ollama import modelfile, presence
 from llava_ollama.catalog import LLAMA3_PARAMETERS, Catalog, WeightFile
 from llava_ollama.daemon import Daemon, Shown, full_name
 from llava_ollama.errors import ModelBroken, ModelNotInstalled, UsageProblem
@@ -164,6 +164,8 @@ class Planner:
         if model is None or projector is None:
             return "different", shown
         equal = self.difference(shown, wanted.package(model, projector)) is None
+        if equal and not presence.whole(self._daemon, shown):
+            return "broken", None
         return ("equal" if equal else "different"), shown
 
     def difference(self, shown: Shown, package: Package) -> str | None:

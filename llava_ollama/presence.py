@@ -10,17 +10,26 @@ import dataclasses
 import hashlib
 import struct
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Literal
 
 from llava_ollama.daemon import Daemon, full_name
-from llava_ollama.errors import DaemonError, ModelBroken, ModelNotInstalled
+from llava_ollama.daemon_errors import without_file
+from llava_ollama.errors import (
+    DaemonError,
+    LlavaOllamaError,
+    ModelBroken,
+    ModelNotInstalled,
+    RunnerCrashed,
+)
 from llava_ollama.shown import Shown
 
 State = Literal["good", "broken", "absent"]
 """A model that can be shown, one with a broken manifest, or none."""
 _TRIES, _PAUSE = 5, 0.3
 """Times to look at a model that cannot be shown, and the seconds in between."""
+_SOON = 5.0
+"""Seconds to wait for the daemon where only a better word for an error is looked for."""
 _BLINK = 0.02
 """Seconds after which the daemon no longer sees a model that another request removes."""
 
@@ -61,6 +70,22 @@ def is_listed(daemon: Daemon, name: str) -> bool:
     They also do so in the instant in which another model is removed.
     """
     return full_name(name) in {model.name for model in daemon.models()}
+
+
+def whole(daemon: Daemon, shown: Shown) -> bool:
+    """Whether the daemon still has every file of a model; it shows also one whose file is gone."""
+    return all(map(daemon.has_blob, shown.sources))
+
+
+def denied(error: LlavaOllamaError, host: str, name: str) -> LlavaOllamaError:
+    """Return what is wrong with a model that the daemon does not run: it may be there in part."""
+    # 0.24 says "does not support chat", or its runner dies of it.
+    if type(error) not in {DaemonError, ModelNotInstalled, RunnerCrashed}:
+        return error
+    with suppress(DaemonError), closing(Daemon(host, timeout=_SOON)) as daemon:
+        if not whole(daemon, daemon.show(name)):
+            return without_file(name)
+    return error
 
 
 def same(daemon: Daemon, one: str, other: str) -> bool:

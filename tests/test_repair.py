@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from llava_ollama import Llava
+from llava_ollama import Llava, inventory
 from llava_ollama.doctor_store import StoreDoctor
-from llava_ollama.errors import CheckFailed, ModelNotInstalled, StoreError
+from llava_ollama.errors import CheckFailed, ModelBroken, ModelNotInstalled, StoreError
 from llava_ollama.gguf import reader
 from llava_ollama.ledger import Ledger
 from llava_ollama.progress import Reporter
@@ -301,3 +301,22 @@ def test_a_flipped_bit_in_5_gb(here: World):
     (outcome,) = here.repair()
     assert (outcome.problem, outcome.was) == ("", "corrupt")
     assert here.states()["model"] == "present"
+
+
+@pytest.mark.parametrize("kind", ["model", "projector"])
+def test_a_model_whose_file_is_gone_is_damaged_and_installed_again(kind: str, here: World):
+    """Some daemons go on showing it, and deny it when they are to run it."""
+    here.install("one")
+    (listed,) = inventory.installed(here.daemon, here.catalog, here.records)
+    assert not listed.damaged
+    here.blob(kind).unlink()
+    (listed,) = inventory.installed(here.daemon, here.catalog, here.records)
+    assert (listed.name, listed.damaged, listed.catalog) == ("one:latest", True, "")
+    with Llava("one", host=here.daemon.host) as llava, pytest.raises(ModelBroken) as caught:
+        check(llava)
+    assert caught.value.message == "the model `one` is damaged: its model file is missing"
+    assert caught.value.hint == "Bring it back with `llava-ollama repair one`"
+    here.install("one")
+    (listed,) = inventory.installed(here.daemon, here.catalog, here.records)
+    assert not listed.damaged
+    assert set(here.states().values()) <= {"present", "rewritten"}

@@ -109,7 +109,9 @@ def remove(app: App, names: tuple[str, ...], *, force: bool) -> None:
     host = app.daemon.key
     for name in names:
         full_name(name)
-        if presence.state(app.daemon, name) == "absent":
+        if presence.patiently(app.daemon, name) == "absent" and not presence.is_listed(
+            app.daemon, name
+        ):
             with inventory.did_you_mean(app.daemon, name):
                 app.daemon.show(name)  # raises
     for name in names:

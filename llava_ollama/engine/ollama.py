@@ -16,7 +16,7 @@ from contextlib import aclosing, closing, contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
-from llava_ollama import prompts
+from llava_ollama import presence, prompts
 from llava_ollama.daemon import Daemon, Shown
 from llava_ollama.daemon_errors import (
     CONNECT_TIMEOUT,
@@ -271,7 +271,8 @@ def _door(host: str, model: str) -> Iterator[None]:
     except library.ResponseError as exc:
         said = exc.error if isinstance(exc.error, str) else json.dumps(exc.error)
         # An error in the middle of a stream has no status; ollama-python calls it -1.
-        raise failure(max(exc.status_code, 0) or 500, said, host, model) from exc
+        error = failure(max(exc.status_code, 0) or 500, said, host, model)
+        raise presence.denied(error, host, model) from exc
     except ConnectionError as exc:
         # The non-streaming calls of ollama-python wrap httpx.ConnectError in the builtin one.
         raise unreachable(host) from exc
