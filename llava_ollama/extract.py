@@ -121,10 +121,12 @@ def form_of(wanted: Any) -> Form[Any]:
 
 
 def _of_schema(kept: schema.Schema) -> Form[Any]:
+    judged = schema.complaints(kept)
+
     def read(text: str) -> tuple[Any, list[str]]:
         try:
             value = schema.parse(text)
-            return value, list(schema.complaints(value, kept, kept))
+            return value, judged(value)
         except (ValueError, RecursionError) as exc:
             return None, [f"{schema.DOCUMENT}: {exc}"]
 

@@ -1,11 +1,9 @@
-"""JSON Schema as far as it can be kept: what is wrong with a schema, and with a document.
+"""JSON schemas: whether one can be kept, what engines can take of it, and what a document lacks.
 
 Ollama and llama.cpp make a grammar of a schema and leave out, silently, what they cannot express:
-the bounds of a number, say. So documents are checked here as well, and a keyword that is unknown
-here is refused instead of being taken for kept. This is JSON Schema 2020-12 without `not`, `if`,
-`contains`, `dependent…`, `patternProperties`, `propertyNames`, `unevaluated…`, `multipleOf`, `min-`
-and `maxProperties`, schemas that are `true` or `false`, and references into other documents;
-`format` is a remark, as the standard has it.
+the bounds of a number, say. So a document is checked here as well, by `jsonschema`, in 2020-12.
+`format` is a remark, as the standard has it; references lead to `$defs` or `definitions` at the
+top, the only form that every engine resolves.
 """
 
 from __future__ import annotations
@@ -19,32 +17,42 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
 from llava_ollama.errors import UsageProblem
-from llava_ollama.schema_rules import RULES, TYPES, is_number
 
 Schema: TypeAlias = Mapping[str, Any]
 
 DOCUMENT = "the document"
-_REMARKS = {
-    *("$schema", "$id", "$comment", "title", "description", "default", "examples", "format"),
-    *("deprecated", "readOnly", "writeOnly", "discriminator"),
-}
-_BY_NAME = ("properties", "$defs", "definitions")
+_BY_NAME = ("properties", "$defs", "definitions", "patternProperties", "dependentSchemas")
 _IN_A_LIST = ("anyOf", "oneOf", "allOf", "prefixItems")
-_OF_OTHERS = ("items", "additionalProperties")
+_OF_OTHERS = (
+    *("items", "additionalProperties", "contains", "not", "if", "then", "else", "propertyNames"),
+    *("unevaluatedItems", "unevaluatedProperties"),
+)
 _SAME_VALUE = ("anyOf", "oneOf", "allOf")
-_LONGEST_SHOWN = 60
 _LONGEST_FILE = 1 << 20
 """Bytes; a pydantic model of a hundred fields makes ten thousand."""
+_LONGEST = 160
+"""Characters of a validator's sentence that are shown."""
 _MOST_COUNTED = 1000
 """Repetitions in a grammar: 0.34.4 refuses `maxItems: 2000`, and `maxLength: 2001` kills the runner
 of 0.24.0."""
 
-_DEEPEST = 100
-"""Objects and lists in each other; two frames of Python's stack for each, of a thousand."""
+_DEEPEST = 60
+"""Objects and lists in each other; `jsonschema` takes ten frames of Python's stack for each, of a
+thousand."""
 _MOST_HELD = 10_000
 """Schemas that one value is held to, through `$ref`, `anyOf` and the like: ten milliseconds."""
 _ANCHORED = re.compile(r"\^.*\$", re.DOTALL)
+_REFERENCE = re.compile(r"#/(\$defs|definitions)/[^/~]+")
 _LENGTHS = frozenset({"minLength", "maxLength", "minItems", "maxItems"})
+_TAKEN = frozenset(
+    {
+        *("type", "const", "enum", "required", "pattern", "format", "title", "description"),
+        *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", *_LENGTHS),
+        *("properties", "items", "prefixItems", "additionalProperties", "anyOf", "oneOf", "allOf"),
+        *("$ref", "$defs", "definitions"),
+    }
+)
+"""What grammars are made of; some engines refuse a schema for any other keyword, or drop it."""
 
 
 def parse(text: str) -> Any:
@@ -95,11 +103,18 @@ def checked(schema: Schema) -> Schema:
         UsageProblem: it has an unknown keyword, a wrong value of a known one, or a reference that
             leads nowhere or back to itself.
     """
+    from jsonschema import Draft202012Validator, SchemaError
+
     copy = plain(schema)
-    known: dict[int, int] = {}
     try:
-        for place, inner in _checked(copy, "#"):
-            _check_references(inner, copy, (), known, where=place)
+        Draft202012Validator.check_schema(copy)
+        _check_all_references(copy)
+    except SchemaError as exc:
+        place = "/".join(["#", *map(str, exc.absolute_path)])
+        raise UsageProblem(
+            f"the schema is wrong at `{place}`: {shortened(exc.message)}",
+            hint="See https://json-schema.org/understanding-json-schema",
+        ) from exc
     except RecursionError as exc:
         raise UsageProblem(
             "the schema's references are too long a chain", hint="Make the schema simpler"
@@ -134,22 +149,31 @@ def _members(value: Any) -> Iterable[Any]:
     return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
-def complaints(document: Any, schema: Schema, root: Schema, where: str = "") -> Iterator[str]:
-    """Yield what is wrong with a document, a line each; `root` is what references begin at."""
-    for keyword, argument in schema.items():
-        if rule := RULES.get(keyword):
-            if TYPES[rule.applies](document) and not rule.holds(document, argument):
-                shown = rule.words.format(_short(argument))
-                yield f"{where or DOCUMENT}: {_short(document)} {shown}"
-        elif keyword == "$ref":
-            yield from complaints(document, _target(argument, root), root, where)
-        elif keyword in _SAME_VALUE:
-            yield from _choices(document, keyword, [(s, root, where) for s in argument])
-    for part, inner, place in _parts(document, schema, where):
-        if inner is False:
-            yield f"{place}: nothing of this name is asked for"
-        elif isinstance(inner, Mapping):
-            yield from complaints(part, inner, root, place)
+def complaints(schema: Schema) -> Callable[[Any], list[str]]:
+    """Return what finds out what is wrong with a document, a line each.
+
+    `schema` is one that `checked` has returned.
+    """
+    from jsonschema import Draft202012Validator
+    from referencing import Registry
+
+    # An empty registry: nothing is fetched, whatever a reference says.
+    judge = Draft202012Validator(schema, registry=Registry())
+
+    def judged(document: Any) -> list[str]:
+        return [
+            f"{error.json_path.removeprefix('$').removeprefix('.') or DOCUMENT}: "
+            + shortened(error.message)
+            for error in judge.iter_errors(document)
+        ]
+
+    return judged
+
+
+def shortened(text: str) -> str:
+    """Return a validator's words, which quote a whole value, as long as a person reads them."""
+    half = _LONGEST // 2
+    return text if len(text) <= _LONGEST else f"{text[:half]} … {text[-half:]}"
 
 
 def for_engines(schema: Schema) -> Schema:
@@ -168,7 +192,8 @@ def _fitted(schema: Any, *, close: bool) -> Any:
     fitted = {
         keyword: _fitted_inside(keyword, argument, close=close)
         for keyword, argument in schema.items()
-        if not (keyword in _LENGTHS and is_number(argument) and argument > _MOST_COUNTED)
+        if keyword in _TAKEN
+        and not (keyword in _LENGTHS and argument > _MOST_COUNTED)
         and not (keyword == "pattern" and not _ANCHORED.fullmatch(str(argument)))
     }
     if close and "properties" in schema and "type" in schema:
@@ -193,66 +218,6 @@ def _mixes(schema: Any) -> bool:
     return bool(mixed) or any(_mixes(inner) for inner, _ in _inside(schema, ""))
 
 
-def _parts(document: Any, schema: Schema, where: str) -> Iterator[tuple[Any, Any, str]]:
-    """Yield the parts of an object or array, what each must be, and its place."""
-    if isinstance(document, dict):
-        properties = schema.get("properties", {})
-        others = schema.get("additionalProperties", True)
-        for name, value in document.items():
-            yield value, properties.get(name, others), f"{where}.{name}" if where else name
-    elif isinstance(document, list):
-        first, rest = schema.get("prefixItems", []), schema.get("items", True)
-        for number, value in enumerate(document):
-            inner = first[number] if number < len(first) else rest
-            yield value, inner, f"{where}[{number}]"
-
-
-def _choices(
-    document: Any, keyword: str, choices: list[tuple[Schema, Schema, str]]
-) -> Iterator[str]:
-    found = [list(complaints(document, *choice)) for choice in choices]
-    fitting = found.count([])
-    if keyword == "allOf":
-        yield from (line for lines in found for line in lines)
-    elif fitting == 0:
-        yield from min(found, key=len)
-    elif keyword == "oneOf" and fitting > 1:
-        yield f"{choices[0][2] or DOCUMENT}: {_short(document)} fits {fitting} of `oneOf`"
-
-
-_TAKEN: Mapping[str, Callable[[Any], object]] = {
-    **{keyword: rule.takes for keyword, rule in RULES.items()},
-    **dict.fromkeys(_BY_NAME, TYPES["object"]),
-    **dict.fromkeys(_IN_A_LIST, lambda schemas: isinstance(schemas, list) and schemas),
-    # The only form that every engine resolves.
-    "$ref": lambda to: isinstance(to, str) and re.fullmatch(r"#/(\$defs|definitions)/[^/~]+", to),
-}
-_KNOWN = frozenset({*_TAKEN, *_REMARKS, *_OF_OTHERS})
-
-
-def _checked(schema: Any, where: str) -> Iterator[tuple[str, Schema]]:
-    """Yield a schema and all that are in it, with their places, once each is known to be one."""
-    if not isinstance(schema, dict):
-        raise UsageProblem(
-            f"the schema has `{_short(schema)}` at `{where}`, where it needs a schema",
-            hint="Write an object there; `{}` stands for anything",
-        )
-    for keyword, argument in schema.items():
-        if keyword not in _KNOWN:
-            raise UsageProblem(
-                f"the schema uses `{keyword}` at `{where}`, which no engine can hold an answer to",
-                hint="Leave it out, or give a pydantic model, which checks what it says",
-            )
-        if (takes := _TAKEN.get(keyword)) and not takes(argument):
-            raise UsageProblem(
-                f"the schema's `{keyword}` at `{where}` cannot be `{_short(argument)}`",
-                hint="See https://json-schema.org/understanding-json-schema",
-            )
-    yield where, schema
-    for inner, place in _inside(schema, where):
-        yield from _checked(inner, place)
-
-
 def _inside(schema: Schema, where: str) -> Iterator[tuple[Any, str]]:
     for keyword in _BY_NAME:
         for name, inner in schema.get(keyword, {}).items():
@@ -260,10 +225,20 @@ def _inside(schema: Schema, where: str) -> Iterator[tuple[Any, str]]:
     for keyword in _IN_A_LIST:
         for number, inner in enumerate(schema.get(keyword, ())):
             yield inner, f"{where}/{keyword}/{number}"
-    if "items" in schema:
-        yield schema["items"], f"{where}/items"
-    if not isinstance(others := schema.get("additionalProperties", True), bool):
-        yield others, f"{where}/additionalProperties"
+    for keyword in _OF_OTHERS:
+        if keyword in schema:
+            yield schema[keyword], f"{where}/{keyword}"
+
+
+def _check_all_references(root: Schema) -> None:
+    """Refuse references that lead nowhere, or in a circle, anywhere in a schema."""
+    known: dict[int, int] = {}
+    todo: list[tuple[Any, str]] = [(root, "#")]
+    while todo:
+        schema, where = todo.pop()
+        if isinstance(schema, dict):
+            _check_references(schema, root, (), known, where=where)
+            todo += _inside(schema, where)
 
 
 def _check_references(
@@ -279,9 +254,10 @@ def _check_references(
         raise UsageProblem(
             f"the schema at `{where}` refers to itself", hint="Let it refer to a part of itself"
         )
-    same = [inner for keyword in _SAME_VALUE for inner in schema.get(keyword, ())]
-    if "$ref" in schema:
-        same.append(_target(schema["$ref"], root))
+    same: list[Schema] = [
+        s for keyword in _SAME_VALUE for s in schema.get(keyword, ()) if isinstance(s, dict)
+    ]
+    same += [_target(schema[k], root) for k in ("$ref", "$dynamicRef") if k in schema]
     above = *above, schema
     held = 1 + sum(_check_references(s, root, above, known, where=where) for s in same)
     if held > _MOST_HELD:
@@ -295,19 +271,16 @@ def _check_references(
 
 def _target(reference: str, root: Schema) -> Schema:
     """Return the schema that a reference names."""
-    _, place, name = reference.split("/")
-    found = root.get(place, {}).get(name)
+    found = None
+    if _REFERENCE.fullmatch(reference):
+        _, place, name = reference.split("/")
+        found = root.get(place, {}).get(name)
     if not isinstance(found, dict):
         raise UsageProblem(
-            f"the schema refers to `{reference}`, which is not in it",
+            f"the schema refers to `{reference}`, which is not under its `$defs`",
             hint="Put it under `$defs` at the top of the schema",
         )
     return found
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=repr)
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
 
 
 def _finite(text: str) -> float:

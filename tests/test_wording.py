@@ -93,8 +93,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     rewrite(MODEL, Path("wide.gguf"), {"llama.embedding_length": 512})
     rewrite(MODEL, Path("foreign.gguf"), {"tokenizer.ggml.tokens": ["a", "b"]})
     rewrite(PROJECTOR, Path("bare.gguf"), {"clip.projector_type": None})
-    Path("odd.json").write_text('{"properties": {"a": {"not": {}}}}')
-    Path("wrong.json").write_text('{"enum": []}')
+    Path("odd.json").write_text('{"properties": {"a": {"type": "colour"}}}')
+    Path("wrong.json").write_text('{"anyOf": []}')
     Path("half.json").write_text('{"type": ')
     Path("round.json").write_text('{"$defs": {"a": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}')
     Path("own.toml").write_text('[models.mine]\nrepro = "a/b"\n')
@@ -162,16 +162,17 @@ CASES = (
         2,
     ),
     Case(
-        "a schema that no engine keeps",
+        "a schema with a type that is none",
         ("ask", "-m", "x", "good.png", "Hi", "--schema", "odd.json"),
-        "the schema uses `not` at `#/properties/a`, which no engine can hold an answer to",
-        "Leave it out, or give a pydantic model, which checks what it says",
+        "the schema is wrong at `#/properties/a/type`: 'colour' is not valid under any of the given "
+        "schemas",
+        "See https://json-schema.org/understanding-json-schema",
         2,
     ),
     Case(
         "a schema that allows nothing",
         ("ask", "-m", "x", "good.png", "Hi", "--schema", "wrong.json"),
-        "the schema's `enum` at `#` cannot be `[]`",
+        "the schema is wrong at `#/anyOf`: [] should be non-empty",
         "See https://json-schema.org/understanding-json-schema",
         2,
     ),
