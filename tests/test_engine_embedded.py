@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import signal
 import subprocess
@@ -95,6 +96,10 @@ def test_the_published_projector_loads_only_after_mending(tmp_path):
     start_embedded(MODEL, published, cache=cache, reporter=again).close()
     assert (list(cache.iterdir()), copy.stat().st_mtime_ns) == ([copy], made)
     assert again.notes == []
+
+    os.truncate(copy, 1000)
+    start_embedded(MODEL, published, cache=cache).close()
+    raw_server(MODEL, copy)
 
 
 def test_another_file_under_the_same_name_is_mended_anew(tmp_path):

@@ -164,8 +164,8 @@ CASES = (
     Case(
         "a schema with a type that is none",
         ("ask", "-m", "x", "good.png", "Hi", "--schema", "odd.json"),
-        "the schema is wrong at `#/properties/a/type`: 'colour' is not valid under any of the given "
-        "schemas",
+        "the schema is wrong at `#/properties/a/type`: 'colour' is not valid under any of the "
+        "given schemas",
         "See https://json-schema.org/understanding-json-schema",
         2,
     ),

@@ -187,7 +187,7 @@ def _loadable(projector: Header, cache: Path, reporter: Reporter) -> Path:
     same = (__version__, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
     key = hashlib.sha256(repr(same).encode()).hexdigest()[:16]
     copy = cache / f"{projector.path.stem}-mended-{key}.gguf"
-    if not copy.exists():  # it appears whole, see `mend`
+    if not _is_whole(copy):  # it appears whole, see `mend`, but may have been cut since
         try:
             cache.mkdir(parents=True, exist_ok=True)
         except OSError as exc:
@@ -201,6 +201,14 @@ def _loadable(projector: Header, cache: Path, reporter: Reporter) -> Path:
             f" {'; '.join(done.changes)}"
         )
     return copy
+
+
+def _is_whole(copy: Path) -> bool:
+    try:
+        read(copy)
+    except GGUFError:
+        return False
+    return True
 
 
 def _serve(
