@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from llava_ollama.errors import (
     DaemonBusy,
@@ -25,6 +27,9 @@ from llava_ollama.errors import (
     RunnerCrashed,
     UsageProblem,
 )
+
+if TYPE_CHECKING:
+    import httpx
 
 CONNECT_TIMEOUT = 10.0
 LONGEST_WAIT = 60.0
@@ -61,10 +66,10 @@ def door(host: str) -> Iterator[None]:
             hint="Check the address in `--host` or `OLLAMA_HOST`, and the network on the way",
         ) from exc
     except (httpx.ConnectError, httpx.UnsupportedProtocol, httpx.InvalidURL) as exc:
-        raise unreachable(host) from exc
+        raise unreachable(host, exc) from exc
     except httpx.TimeoutException as exc:
         raise DaemonTimeout(
-            f"the daemon at {host} did not answer in time",
+            f"the daemon at {host} did not answer {_within(exc)}",
             hint="It may be loading a large model: set `LLAVA_OLLAMA_TIMEOUT` to more seconds",
         ) from exc
     except (httpx.RemoteProtocolError, httpx.NetworkError, httpx.DecodingError) as exc:
@@ -78,12 +83,30 @@ def door(host: str) -> Iterator[None]:
         ) from exc
 
 
-def unreachable(host: str) -> DaemonUnreachable:
-    """Return the error for an address where nothing answers."""
+def _within(exc: httpx.TimeoutException) -> str:
+    """Say how long was waited: a request knows its own limits."""
+    seconds = exc.request.extensions.get("timeout", {}).get("read")
+    return f"within {seconds:g} seconds" if seconds else "in time"
+
+
+def unreachable(host: str, exc: BaseException) -> DaemonUnreachable:
+    """Return the error for an address where nothing answers, as `exc` tells."""
+    if is_unresolved(exc):
+        return DaemonUnreachable(
+            f"the host name in {host} cannot be resolved",
+            hint="Check the address in `--host` or `OLLAMA_HOST`",
+        )
     return DaemonUnreachable(
         f"no Ollama daemon answers at {host}",
         hint="Start it with `ollama serve`, or name another with `--host` or `OLLAMA_HOST`",
     )
+
+
+def is_unresolved(exc: BaseException | None) -> bool:
+    """Whether a failed connection is one whose host name has no address."""
+    while exc is not None and not isinstance(exc, socket.gaierror):
+        exc = exc.__cause__ or exc.__context__
+    return exc is not None
 
 
 def not_ollama(host: str) -> DaemonUnreachable:

@@ -60,9 +60,8 @@ class Doctor:
         unwritable = _unwritable("state folder", state, "LLAVA_OLLAMA_STATE")
         yield unwritable or Finding("state folder", "ok", f"{state} can be written")
         if find_spec("xllamacpp") is None:
-            fix = "pip install xllamacpp"
-            detail = "`xllamacpp` is not installed, so models run only in a daemon"
-            yield Finding("llama.cpp", "ok", detail, fix)
+            detail = "models run only in a daemon; `pip install xllamacpp` lets them run here too"
+            yield Finding("llama.cpp", "ok", detail)
         else:
             yield Finding("llama.cpp", "ok", "models can run in this process as well")
         yield from self._downloads(cache / "downloads")

@@ -70,7 +70,7 @@ def _repair(names: Sequence[str], supply: Supply) -> list[Outcome]:
     for report in reports:
         if report.problem:
             raise StoreError(
-                f"the manifest of `{report.name}` cannot be used: {report.problem}",
+                f"the manifest of `{report.short}` cannot be used: {report.problem}",
                 hint="Install the model again with `--force`",
             )
     users = _users(reports, store)
@@ -151,7 +151,7 @@ def _write_again(supply: Supply, report: ModelReport, missing: Sequence[str]) ->
                 if all(map(daemon.has_blob, missing)):
                     return
     raise StoreError(
-        f"what the daemon wrote for `{report.name}` cannot be made again",
+        f"what the daemon wrote for `{report.short}` cannot be made again",
         hint="Install the model again with `--force`",
     )
 

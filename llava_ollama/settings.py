@@ -24,7 +24,7 @@ VARIABLES: Mapping[str, str] = {
     "LLAVA_OLLAMA_STATE": "folder for what must survive a kill: names that an install made",
     "LLAVA_OLLAMA_REGISTRY": "the registry that a daemon is told to pull from",
     "LLAMA_API_KEY": "the key of the llama-server that is asked, if it has one",
-    "LLAVA_OLLAMA_TIMEOUT": "seconds to wait for the daemon's next word, loading included",
+    "LLAVA_OLLAMA_TIMEOUT": "seconds to wait for the daemon's next word, loading included (600)",
 }
 """Every variable that is read here, and what it is for; the README's table is made from this."""
 

@@ -65,6 +65,11 @@ class ModelReport:
     """What could not be looked at, and why."""
 
     @property
+    def short(self) -> str:
+        """Return the name as users write it, without the tag that is the default."""
+        return self.name.removesuffix(":latest")
+
+    @property
     def verdict(self) -> Verdict:
         """Whether all is proven; what is wrong weighs more than what is not known."""
         if self.problem or any(layer.bad for layer in self.layers):

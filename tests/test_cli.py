@@ -261,7 +261,9 @@ def test_list_with_a_daemon_that_is_silent_still_lists_the_catalog(
     with stand_in("silent") as host:
         done = call("list", "--host", host, code=3)
     assert done.stdout.startswith("MODEL")
-    assert done.stderr.startswith(f"Error: the daemon at {host} did not answer in time\n")
+    assert done.stderr.startswith(
+        f"Error: the daemon at {host} did not answer within 0.2 seconds\n"
+    )
 
 
 @pytest.mark.usefixtures("desk")
@@ -428,7 +430,9 @@ def test_ctrl_c_while_a_daemon_is_silent(arguments: list[str], desk: Path):
             [*PROGRAM, *arguments, "--host", host], cwd=desk, stderr=subprocess.PIPE, text=True
         )
         said = process.communicate(timeout=60)[1]
-    assert (process.returncode, said) == (130, "Error: interrupted\n")
+    again = "Hint: Run the same command again: it goes on where it stopped\n"
+    hint = again if arguments[0] == "install" else ""
+    assert (process.returncode, said) == (130, f"Error: interrupted\n{hint}")
 
 
 def test_ctrl_c_while_a_picture_is_awaited(desk: Path):
@@ -553,7 +557,7 @@ def test_the_demo_does_without_a_daemon_that_is_silent(desk: Path, monkeypatch: 
     with stand_in("silent") as host:
         done = call("demo", "--host", host)
     assert done.stderr.splitlines() == [
-        f"the daemon at {host} did not answer in time",
+        f"the daemon at {host} did not answer within 0.2 seconds",
         "tiny-llava through llama.cpp in this process:",
         TURNED,
     ]

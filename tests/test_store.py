@@ -179,7 +179,8 @@ class TestProve:
         with client(empty_daemon) as daemon:
             found = store.prove(daemon, [folder.folder, tmp_path / "nowhere"], records)
         assert isinstance(found, NoStore)
-        assert "container" in found.reason
+        assert "not one of those known here" in found.reason
+        assert "OLLAMA_MODELS" in found.hint
         assert not list(folder.blobs())
 
     def test_what_a_kill_left_is_known_and_removed(

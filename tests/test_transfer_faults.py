@@ -177,8 +177,8 @@ WORDINGS = {
         "`--transfer upload`",
     },
     "late": {
-        "the daemon at {host} did not answer in time": "It may be loading a large model: set "
-        "`LLAVA_OLLAMA_TIMEOUT` to more seconds"
+        "the daemon at {host} did not answer within {seconds} seconds": "It may be loading a large "
+        "model: set `LLAVA_OLLAMA_TIMEOUT` to more seconds"
     },
     "busy": {
         "the daemon at {host} has too many requests waiting": "Try again in a moment, or ask less "
@@ -189,8 +189,8 @@ WORDINGS = {
         "or `OLLAMA_HOST`"
     },
     "no-way": {
-        "no way to bring the file into the daemon is open (pull: the registry does not tell what "
-        f"`{TAG}` is ({{reason}}))": "Leave out `--transfer`, or run `llava-ollama doctor`"
+        "the way that `--transfer` names is not open (pull: the registry does not tell what "
+        f"`{TAG}` is ({{reason}}))": "Leave `--transfer` out"
     },
     "hub": {
         "{file} cannot be fetched from `{host}`: {reason}": "Check the network and run the same "
@@ -225,6 +225,7 @@ def is_worded(error: LlavaOllamaError, expected: str) -> None:
     parts = {
         r"\{host\}": r"http://127\.0\.0\.1:\d+",
         r"\{hex\}": "[0-9a-f]+",
+        r"\{seconds\}": "[0-9.]+",
         r"\{file\}": r"`[^`]*tiny-llava-int4\.gguf[^`]*`",
         r"\{reason\}": f"({REASONS})",
     }
@@ -607,7 +608,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-SHUT = "read-only|no way"
+SHUT = "read-only|is not open"
 
 
 @pytest.mark.parametrize("version", DAEMONS)

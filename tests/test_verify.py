@@ -339,7 +339,7 @@ class TestCommand:
         assert text.startswith("one: sound\n")
         assert "tiny-llava int4" in text
         (model,) = data("verify", "one")["models"]
-        assert (model["name"], model["verdict"]) == ("one:latest", "sound")
+        assert (model["name"], model["verdict"]) == ("one", "sound")
         assert call("repair", "one").stdout == "nothing to mend\n"
 
         flip(desk.blob("projector"))

@@ -673,7 +673,7 @@ def test_reasons_are_told_apart(small):
 
     reasons = {
         ssl.SSLCertVerificationError("self-signed"): "its certificate is not trusted here",
-        socket.gaierror(-2, "Name or service not known"): "its name is not known here",
+        socket.gaierror(-2, "Name or service not known"): "the host name cannot be resolved",
         OSError(errno.ENETUNREACH, "Network is unreachable"): "network is unreachable",
     }
     for inner, words in reasons.items():

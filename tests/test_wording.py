@@ -218,8 +218,8 @@ CASES = (
     Case(
         "wrong host",
         ("show", "x", "--host", "no-such-host.invalid"),
-        "no Ollama daemon answers at http://no-such-host.invalid:11434",
-        "Start it with `ollama serve`, or name another with `--host` or `OLLAMA_HOST`",
+        "the host name in http://no-such-host.invalid:11434 cannot be resolved",
+        "Check the address in `--host` or `OLLAMA_HOST`",
         3,
     ),
     Case(
@@ -249,7 +249,7 @@ CASES = (
     Case(
         "a silent daemon",
         ("show", "x"),
-        "the daemon at {host} did not answer in time",
+        "the daemon at {host} did not answer within 0.2 seconds",
         "It may be loading a large model: set `LLAVA_OLLAMA_TIMEOUT` to more seconds",
         3,
         daemon="silent",

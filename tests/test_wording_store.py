@@ -54,7 +54,7 @@ CASES = (
     Case(
         "words that are lost",
         ("model", "template"),
-        "what the daemon wrote for `x:latest` cannot be made again",
+        "what the daemon wrote for `x` cannot be made again",
         "Install the model again with `--force`",
     ),
     Case(
@@ -103,7 +103,7 @@ def test_a_manifest_that_cannot_be_used_is_told(tmp_path: Path, monkeypatch: pyt
     with _daemon(tmp_path / "models", None) as host:
         done = CliRunner().invoke(main, ["repair", "x", "--host", host], prog_name="llava-ollama")
     assert done.stderr == (
-        "Error: the manifest of `x:latest` cannot be used: it has no layers\n"
+        "Error: the manifest of `x` cannot be used: it has no layers\n"
         "Hint: Install the model again with `--force`\n"
     )
     assert done.exit_code == 1
@@ -125,7 +125,7 @@ def test_a_daemon_that_cannot_read_its_only_model_says_not_where_it_is(tmp_path:
 def _said(case: Case) -> str:
     digest = _sha256(case.layers[-1])[:12]
     return (
-        f"not mended: the {case.layers[-1]} sha256 {digest}… of x:latest stays corrupt, since "
+        f"not mended: the {case.layers[-1]} sha256 {digest}… of x stays corrupt, since "
         f"{case.message.format(digest=digest)}\n  Hint: {case.hint}\n"
     )
 

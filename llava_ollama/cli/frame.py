@@ -160,10 +160,14 @@ class LazyGroup(click.Group):
             ctx.exit(exc.exit_code)
         except KeyboardInterrupt as exc:
             with suppress(OSError):  # after SIGHUP there is no terminal
-                app.out.error("interrupted", None)
+                resumed = ctx.invoked_subcommand in {"install", "download"}
+                app.out.error("interrupted", _AGAIN if resumed else None)
             ctx.exit(_code(exc))
         finally:
             app.close()
+
+
+_AGAIN = "Run the same command again: it goes on where it stopped"
 
 
 class _Ended(KeyboardInterrupt):

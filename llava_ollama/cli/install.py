@@ -249,7 +249,8 @@ def _plan_text(out: Output, plan: InstallPlan) -> str:
     from llava_ollama.preflight import remarks
 
     rows = [
-        [part.role, part.file.name, size(part.size), part.origin, part.transfer,
+        [part.role, part.file.name, size(part.size), part.origin,
+         f"{part.transfer}?" if plan.unproven and part.transfer == "link" else part.transfer,
          *(size(count) if count else "-"
            for count in (part.cost.fetched, part.cost.read, part.cost.written))]
         for part in plan.parts
@@ -259,8 +260,9 @@ def _plan_text(out: Output, plan: InstallPlan) -> str:
     asides = [f"not by {way}: {why}" for way, why in reasons.items()]
     if plan.unproven:
         asides.append(
-            f"`{plan.unproven}` is asked first whether it is the daemon's; if not, another way is "
-            "taken"
+            f"link?: nothing tells yet whether `{plan.unproven}` is the daemon's models folder. It "
+            "is tried first; if it is not, the next way is taken, mostly upload, which reads and "
+            "writes each byte"
         )
     asides += remarks(plan.findings)
     asides += [_mending_text(p, p.mending) for p in plan.parts if p.mending]
@@ -277,7 +279,7 @@ def _plan_text(out: Output, plan: InstallPlan) -> str:
 
 def _mending_text(part: PlannedPart, mending: Mending) -> str:
     """Say what a mended copy is made of, and what is different in it."""
-    copy = f"sha256:{part.digest}" if part.digest else "a digest that the download will tell"
+    copy = f"sha256:{part.digest}" if part.digest else "its sha256 is known after the download"
     made = f"{part.role}: a mended copy of sha256:{mending.source_digest} is sent, {copy}"
     return "\n  ".join([made, *mending.changes])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import click
 
@@ -17,7 +18,7 @@ from llava_ollama.inventory import Installed
 
 @command(
     "list",
-    epilog="JSON: {catalog: [{model, quant, size, title, installed_as}], "
+    epilog="JSON: {catalog: [{model, quant, size, title, installed_as: [name]}], "
     "installed: [{name, size, ours, catalog, vision, damaged, package_digest}]}.",
 )
 @global_options
@@ -132,27 +133,25 @@ def _square(side: int | None) -> str:
     return f"{side} x {side} pixels" if side else "not said by the daemon"
 
 
-def _rows(entry: Entry, found: list[Installed]) -> list[dict[str, str | int | None]]:
+def _rows(entry: Entry, found: list[Installed]) -> list[dict[str, Any]]:
     return [
         {
             "model": entry.name,
             "quant": quant,
             "size": file.size + (entry.projector.size or 0) if file.size else None,
             "title": entry.title,
-            "installed_as": ", ".join(
-                m.name for m in found if m.catalog == f"{entry.name} {quant}"
-            ),
+            "installed_as": sorted(m.name for m in found if m.catalog == f"{entry.name} {quant}"),
         }
         for quant, file in entry.quants.items()
     ]
 
 
-def _list_text(app: App, rows: list[dict[str, str | int | None]], found: list[Installed]) -> str:
+def _list_text(app: App, rows: list[dict[str, Any]], found: list[Installed]) -> str:
     catalog = app.out.table(
         ["MODEL", "QUANT", "SIZE", "INSTALLED AS"],
         [
             [str(row["model"]), str(row["quant"]), size(row["size"] if isinstance(row["size"], int)
-             else None), str(row["installed_as"] or "-")]
+             else None), ", ".join(row["installed_as"]) or "-"]
             for row in rows
         ],
     )  # fmt: skip

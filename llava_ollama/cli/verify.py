@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,7 +50,7 @@ def verify(ctx: click.Context, names: tuple[str, ...], *, everything: bool) -> N
     which = names or ("all" if everything else "ours")
     found = store.find(app.daemon, app.settings.models)
     reports = verify_models(_known(app), which, found, app.reporter, ledger=app.ledger())
-    data = [{"name": r.name, "verdict": r.verdict, **vars(r)} for r in reports]
+    data = [{**vars(r), "name": r.short, "verdict": r.verdict} for r in reports]
     text = "\n\n".join(_report(app.out, report) for report in reports)
     app.out.result({"models": data}, text or "no model of ours is installed")
     verdicts = {report.verdict for report in reports}
@@ -91,7 +92,10 @@ def repair(ctx: click.Context, names: tuple[str, ...], folder: Path | None) -> N
         registry=app.settings.registry,
         no_pull=app.settings.no_pull,
     )
-    outcomes = repair_models(names, supply)
+    outcomes = [
+        dataclasses.replace(outcome, models=tuple(map(_short, outcome.models)))
+        for outcome in repair_models(names, supply)
+    ]
     text = "\n".join(_outcome(outcome) for outcome in outcomes)
     app.out.result({"blobs": outcomes}, text or "nothing to mend")
     if any(outcome.problem for outcome in outcomes):
@@ -99,6 +103,11 @@ def repair(ctx: click.Context, names: tuple[str, ...], folder: Path | None) -> N
     if isinstance(found, NoStore):
         app.out.note(f"no file could be read: {found.reason}. {found.hint}")
         ctx.exit(UNCHECKED)
+
+
+def _short(name: str) -> str:
+    """Return a name as it is written elsewhere: without the tag that is the default."""
+    return name.removesuffix(":latest")
 
 
 def _known(app: App) -> Known:
@@ -118,7 +127,7 @@ def _store(app: App) -> Store | NoStore:
 
 
 def _report(out: Output, report: ModelReport) -> str:
-    name = report.name.removesuffix(":latest")
+    name = report.short
     lines = [f"{name}: {report.verdict}"]
     if report.problem:
         lines.append(f"  {report.problem}")

@@ -275,7 +275,7 @@ def _door(host: str, model: str) -> Iterator[None]:
         raise presence.denied(error, host, model) from exc
     except ConnectionError as exc:
         # The non-streaming calls of ollama-python wrap httpx.ConnectError in the builtin one.
-        raise unreachable(host) from exc
+        raise unreachable(host, exc) from exc
     # AttributeError: ollama-python looks for `error` in a reply that is a list, say.
     except (json.JSONDecodeError, RecursionError, AttributeError, pydantic.ValidationError) as exc:
         raise not_ollama(host) from exc

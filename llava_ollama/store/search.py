@@ -74,7 +74,10 @@ def _prove(daemon: Daemon, candidates: Iterable[Path], records: Records) -> Stor
     reasons = [reason for folder in places if (reason := Store(folder).not_writable)]
     if reasons:
         return NoStore(reasons[0], "Run it with `sudo -E` to link instead of copying")
-    return _not_here(daemon, None)
+    return NoStore(
+        f"the models folder of the daemon at {daemon.host} is not one of those known here",
+        "Name it with `OLLAMA_MODELS` to link instead of uploading",
+    )
 
 
 def recover(records: Records) -> None:
@@ -191,9 +194,9 @@ def _untold(daemon: Daemon) -> NoStore:
     )
 
 
-def _not_here(daemon: Daemon, folder: Path | None) -> NoStore:
-    where = f"its models in `{folder}`, " if folder else "its models in a folder "
-    if folder is not None and _is_hidden(folder):
+def _not_here(daemon: Daemon, folder: Path) -> NoStore:
+    where = f"its models in `{folder}`, "
+    if _is_hidden(folder):
         return NoStore(
             f"the daemon at {daemon.host} keeps {where}which this user cannot read",
             "Run it with `sudo -E` to link instead of uploading",

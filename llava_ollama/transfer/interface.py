@@ -100,11 +100,7 @@ def choose(transfers: Sequence[Transfer], blob: Blob) -> Choice:
     refusals = [(transfer, transfer.why_not(blob)) for transfer in transfers]
     costs = {t.name: t.cost(blob) for t, refusal in refusals if refusal is None}
     if not costs:
-        said = "; ".join(f"{t.name}: {refusal}" for t, refusal in refusals)
-        raise StoreError(
-            f"no way to bring the file into the daemon is open ({said})",
-            hint="Leave out `--transfer`, or run `llava-ollama doctor`",
-        )
+        raise _closed(refusals)
     best = min(costs, key=lambda name: _order(costs[name]))
     passed = tuple(
         (t.name, refusal or _dearer(costs[t.name], costs[best]))
@@ -113,6 +109,18 @@ def choose(transfers: Sequence[Transfer], blob: Blob) -> Choice:
     )
     chosen = next(t for t in transfers if t.name == best)
     return Choice(chosen, costs[best], passed)
+
+
+def _closed(refusals: Sequence[tuple[Transfer, str | None]]) -> StoreError:
+    """Return the error for a way that the user has named: of all, an upload is always possible."""
+    said = "; ".join(f"{way.name}: {refusal}" for way, refusal in refusals)
+    linking = any(way.name == "link" for way, _ in refusals)
+    return StoreError(
+        f"the way that `--transfer` names is not open ({said})",
+        hint="Name the daemon's models folder with `OLLAMA_MODELS`, or leave `--transfer` out"
+        if linking
+        else "Leave `--transfer` out",
+    )
 
 
 def _order(cost: Cost) -> tuple[int, int, int]:

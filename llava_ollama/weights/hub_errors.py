@@ -237,7 +237,7 @@ def _reason(exc: Exception) -> str:
     if _find_in_chain(exc, ssl.SSLCertVerificationError):
         return "its certificate is not trusted here"
     if _find_in_chain(exc, socket.gaierror):
-        return "its name is not known here"
+        return "the host name cannot be resolved"
     inner = _find_in_chain(exc, OSError)
     return str(getattr(inner, "strerror", None) or "no connection").lower()
 
