@@ -25,6 +25,8 @@ def sources_of(pictures: Pictures, prompt: str) -> list[Picture]:
     Raises:
         UsageProblem: they are no pictures, or there is nothing to ask.
     """
+    if not isinstance(prompt, str):
+        raise UsageProblem(f"the prompt is `{prompt!r}`, not a text", hint="Give a string")
     sources: list[Picture]
     if pictures is None:
         sources = []
@@ -86,6 +88,13 @@ def request_of(
     Raises:
         UsageProblem: a text of it cannot be sent.
     """
+    if not isinstance(system, str | None):
+        raise UsageProblem(f"the system prompt is `{system!r}`, not a text", hint="Give a string")
+    if not isinstance(options, Mapping | None):
+        raise UsageProblem(
+            f"the options are `{options!r}`, not a mapping",
+            hint='Give a dict, such as `{"temperature": 0}`',
+        )
     first = (Message("system", system),) if system and system.strip() else ()
     messages = (*first, *earlier, turn)
     for message in messages:

@@ -287,6 +287,16 @@ def test_what_the_model_sees_can_be_asked_for():
     assert asyncio.run(AsyncLlava(engine=AsyncRecorder()).vision()) == Vision(112)
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"prompt": None}, {"prompt": 3}, {"system": 5}, {"options": 3}], ids=str
+)
+def test_what_is_no_text_or_no_mapping_is_refused(wrong: dict[str, Any]):
+    model = Llava(engine=Recorder())
+    with pytest.raises(UsageProblem, match=r"not a (text|mapping)") as refused:
+        model.ask(None, **{"prompt": "Hello", **wrong})
+    assert refused.value.hint
+
+
 def test_without_a_picture_there_is_a_question_still():
     engine = Recorder(sees=False)
     nothing: list[Any] = [None, [], ()]

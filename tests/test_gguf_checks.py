@@ -149,7 +149,10 @@ def test_the_published_projector_does_not_load_and_leaves_a_block_out(tmp_path: 
         "projector type": ("warning", command),
         "feature layer": (
             "warning",
-            f"{command}, or `llava-ollama install` with `--mend`",
+            (
+                f"{command}, or `llava-ollama install` with `--mend`; add `--layers N` for a file"
+                " that the catalog does not know"
+            ),
         ),
     }
     detail = checks.health(read(path))[1].detail

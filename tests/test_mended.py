@@ -14,9 +14,13 @@ from typing import Any
 import pytest
 
 from llava_ollama import Llava
+from llava_ollama.catalog import WeightFile, load
 from llava_ollama.daemon import Daemon
+from llava_ollama.errors import UsageProblem
 from llava_ollama.gguf import checks, reader
 from llava_ollama.tiny import shapes
+from llava_ollama.weights import Weights
+from llava_ollama.weights.mended import mended_copy
 from tests.daemons.running import RunningDaemon
 from tests.drawn import one_shape_pictures
 from tests.holding import flip, sha256
@@ -73,6 +77,16 @@ def test_an_unknown_depth_is_told_not_guessed(desk: Desk):
     done = desk.call("mend", str(desk.projector), "-o", str(again), "--layers", "3")
     assert done.stderr == ""
     assert checks.blocks(reader.read(again)) == checks.Blocks(3, 3, settled=True)
+
+
+def test_the_plan_of_a_mended_copy_needs_the_depth(desk: Desk):
+    desk.write_catalog("")
+    weights = Weights(downloads=desk.folder / "cache", catalog=load(desk.catalog))
+    file = WeightFile(name=desk.projector.name, path=desk.projector)
+    with pytest.raises(UsageProblem, match=f"`{desk.projector.name}`.* is not known") as refused:
+        weights.locate(mended_copy(file))
+    assert "--layers N" in str(refused.value.hint)
+    assert weights.locate(mended_copy(file, 3)).mending
 
 
 @pytest.mark.ollama

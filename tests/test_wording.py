@@ -459,9 +459,16 @@ CASES = (
         daemon="seeing",
     ),
     Case(
+        "look into another format",
+        ("look", "good.png", "-o", "new.jpg"),
+        "`new.jpg` is not a PNG file's name",
+        "Name it `….png`",
+        2,
+    ),
+    Case(
         "look onto a file",
-        ("look", "good.png", "-o", "whole.jpg"),
-        "`whole.jpg` is there already",
+        ("look", "good.png", "-o", "good.png"),
+        "`good.png` is there already",
         "Overwrite it with `--force`",
         2,
     ),
@@ -609,7 +616,7 @@ CASES = (
         "not GGUF",
         ("install", "--name", "x", "--model-file", "good.png", "--mmproj-file", "projector.gguf"),
         "`good.png` is not a GGUF file",
-        "It starts with the bytes 89 50 4e 47 0d 0a 1a 0a, not with GGUF",
+        "It is a picture: name the .gguf file",
         1,
     ),
     Case(
@@ -840,7 +847,7 @@ CASES = (
         "nothing like GGUF to mend",
         ("mend", "good.png", "-o", "out.gguf"),
         "`good.png` is not a GGUF file",
-        "It starts with the bytes 89 50 4e 47 0d 0a 1a 0a, not with GGUF",
+        "It is a picture: name the .gguf file",
         1,
     ),
     Case(

@@ -12,8 +12,12 @@ from llava_ollama.cli.app import App
 from llava_ollama.cli.complete import installed
 from llava_ollama.cli.files import write
 from llava_ollama.cli.frame import command, global_options
+from llava_ollama.errors import UsageProblem
 from llava_ollama.images import CLIP_L_SIDE, Decode, Vision, prepare
 from llava_ollama.images.square import LARGEST
+
+_OTHERS = {".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm"}
+"""Suffixes of other formats than the one that is written."""
 
 _PATH = click.Path(path_type=Path, readable=False)
 
@@ -57,10 +61,12 @@ def look(
     It says what was done on the way. No daemon is needed but for --model; without it the square
     is that of CLIP-L, and so of LLaVA-Llama-3.
     """
+    target = output or Path(f"{_stem(picture)}.seen.png")
+    if target == Path("-") or target.suffix.lower() in _OTHERS:
+        raise UsageProblem(f"`{target}` is not a PNG file's name", hint="Name it `….png`")
     path = os.path.expanduser(picture)  # noqa: PTH111 - Path eats half of `https://`
     vision = _vision(app, model) if model else Vision(size)
     prepared = prepare(path, vision, decode=decode, as_trained=as_trained)
-    target = output or Path(f"{_stem(picture)}.seen.png")
     write(target, prepared.data, force=force)
     seen = f"wrote {target}: {prepared.width} x {prepared.height} pixels"
     described = {

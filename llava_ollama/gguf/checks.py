@@ -195,7 +195,10 @@ def _projector_health(header: Header) -> list[Finding]:
             f"names no `{FEATURE_LAYER}`: engines run {found.run} of its {found.stored} blocks"
             " (llama.cpp issue 25817)"
         )
-        fix = f"{_mend(header)}, or `llava-ollama install` with `--mend`"
+        fix = (
+            f"{_mend(header)}, or `llava-ollama install` with `--mend`; add `--layers N` for a file"
+            " that the catalog does not know"
+        )
         findings.append(_warning("feature layer", detail, fix))
     return findings
 

@@ -210,6 +210,7 @@ _LOOKS_LIKE = (
     (0, (b"version https://git-lfs",), "a Git LFS pointer: run `git lfs pull` to get the file"),
     (0, (b"{", b"["), "JSON text, perhaps a server's error message"),
     (0, (b"lmgg", b"tjgg", b"fmgg", b"algg"), "of the format before GGUF: convert the model again"),
+    (0, (b"\x89png", b"\xff\xd8\xff", b"gif8"), "a picture: name the .gguf file"),
     (0, (b"pk\x03\x04",), "a zip archive or a PyTorch checkpoint: a GGUF file is needed"),
     (8, (b'{"',), "a safetensors file: a GGUF file is needed"),
 )

@@ -47,6 +47,9 @@ def locate(weights: Weights, file: WeightFile, source: WeightFile) -> Whereabout
     """Say where the original is and what the copy will have; reads it, writes nothing.
 
     Where nothing has to be mended, the original itself is told.
+
+    Raises:
+        UsageProblem: nobody says how many blocks it was trained with.
     """
     place = weights.locate(source)
     if place.path is None:
@@ -55,6 +58,12 @@ def locate(weights: Weights, file: WeightFile, source: WeightFile) -> Whereabout
             place, file=file, sha256=digest, size=size, mending=Mending(place.sha256, ())
         )
     local = weights.fetch(source)
+    if _depth(weights, file, local) is None and checks.may_run_short(read(local.path)):
+        # A copy called "mended" that still runs short would be a false promise.
+        raise UsageProblem(
+            f"how many blocks `{local.path.name}` was trained with is not known",
+            hint="Say it with `--layers N`, the blocks that it ran in training: 23 for CLIP-L",
+        )
     recipe = _recipe(weights, file, local)
     if not recipe.changes:
         _say_right(weights, recipe)
@@ -138,8 +147,7 @@ def _make(
 
 
 def _recipe(weights: Weights, file: WeightFile, local: LocalFile) -> Recipe:
-    known = weights.catalog.vision_layers(local.sha256) if weights.catalog else None
-    layers = _agreed(local.path.name, known, file.vision_layers)
+    layers = _depth(weights, file, local)
     recipe = Recipe.of(read(local.path), layers=layers, sha256=local.sha256)
     if layers is None and checks.may_run_short(recipe.header):
         weights.say_once(
@@ -148,6 +156,11 @@ def _recipe(weights: Weights, file: WeightFile, local: LocalFile) -> Recipe:
             " stays unset; say it with `--layers N`",
         )
     return recipe
+
+
+def _depth(weights: Weights, file: WeightFile, local: LocalFile) -> int | None:
+    known = weights.catalog.vision_layers(local.sha256) if weights.catalog else None
+    return _agreed(local.path.name, known, file.vision_layers)
 
 
 def _say_right(weights: Weights, recipe: Recipe) -> None:
