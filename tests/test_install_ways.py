@@ -448,7 +448,7 @@ def test_a_dry_run_says_what_each_way_costs(here: Here) -> None:
     assert line[4:] == ["given", "link?", "-", "-", "-"]  # hashed for the plan already
     assert "not by upload: writes" in said
     assert "not by pull: no public tag is known to have this file" in said
-    assert f"`{here.running.models}` is asked first" in said
+    assert f"whether `{here.running.models}` is the daemon's models folder" in said
     plan = json.loads(here.said(*files, "--dry-run", "--json"))
     assert [part["transfer"] for part in plan["parts"]] == ["link", "link"]
     assert plan["parts"][0]["cost"] == {"read": 0, "written": 0, "fetched": 0}
