@@ -85,7 +85,10 @@ def door(host: str) -> Iterator[None]:
 
 def _within(exc: httpx.TimeoutException) -> str:
     """Say how long was waited: a request knows its own limits."""
-    seconds = exc.request.extensions.get("timeout", {}).get("read")
+    try:
+        seconds = exc.request.extensions.get("timeout", {}).get("read")
+    except RuntimeError:  # raised outside a request
+        seconds = None
     return f"within {seconds:g} seconds" if seconds else "in time"
 
 

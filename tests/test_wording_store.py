@@ -185,6 +185,7 @@ weights/hub_errors weights/local weights/mended
 """
 TABLES = """
 test_wording test_wording_store test_wording_weights test_transfer_faults test_images test_pixels
+test_mended
 """
 ERRORS = {name for name, value in vars(errors).items() if isinstance(value, type)}
 
