@@ -592,7 +592,7 @@ def test_a_whole_answer_that_is_not_done_is_incomplete(mode):
 def test_silence_is_a_timeout(mode):
     done = threading.Event()
     with daemon(lambda *_: done.wait(10)) as (host, _):  # type: ignore[arg-type] # no use for what it returns
-        with pytest.raises(DaemonTimeout, match="within 0.2 seconds"):
+        with pytest.raises(DaemonTimeout, match=r"within 0\.2 seconds"):
             answer(mode, red(), host=host, model="m", timeout=0.2)
         done.set()
 
