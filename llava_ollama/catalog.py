@@ -109,9 +109,16 @@ class Catalog:
         if name not in self.entries:
             raise UnknownModel(
                 f"no model `{name}` in the catalog",
-                hint=suggestion(name, self.entries, "Known models are"),
+                hint=self._with_quant(name) or suggestion(name, self.entries, "Known models are"),
             )
         return self.entries[name]
+
+    def _with_quant(self, name: str) -> str:
+        """Return what is meant by a name as it is in Ollama, or as the library has its tags."""
+        for model, quant in ((m, q) for m, entry in self.entries.items() for q in entry.quants):
+            if name in {f"{model}-{quant}", f"{model}:{quant}"}:
+                return f"Did you mean `{model}`, with `--quant {quant}`?"
+        return ""
 
     def vision_layers(self, sha256: str) -> int | None:
         """Return how many blocks the projector with this sha256 was trained with, if known."""

@@ -727,6 +727,13 @@ CASES = (
         2,
     ),
     Case(
+        "a model by its name in Ollama",
+        ("install", "tiny-llava-f16"),
+        "no model `tiny-llava-f16` in the catalog",
+        "Did you mean `tiny-llava`, with `--quant f16`?",
+        2,
+    ),
+    Case(
         "unknown model afar",
         ("render", "gpt"),
         "no model `gpt` in the catalog",
