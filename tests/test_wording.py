@@ -24,7 +24,7 @@ from PIL import Image
 from llava_ollama import resources
 from llava_ollama.cli import main
 from tests.hub import Fault, LoopbackHub
-from tests.published import rewrite
+from tests.published import published_projector, rewrite
 from tests.stand_ins import stand_in
 
 MODEL = resources.bundled("tiny-llava-int4.gguf")
@@ -93,6 +93,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     rewrite(MODEL, Path("wide.gguf"), {"llama.embedding_length": 512})
     rewrite(MODEL, Path("foreign.gguf"), {"tokenizer.ggml.tokens": ["a", "b"]})
     rewrite(PROJECTOR, Path("bare.gguf"), {"clip.projector_type": None})
+    published_projector(PROJECTOR, Path("shallow.gguf"))
     Path("odd.json").write_text('{"properties": {"a": {"type": "colour"}}}')
     Path("wrong.json").write_text('{"anyOf": []}')
     Path("half.json").write_text('{"type": ')
@@ -870,6 +871,17 @@ CASES = (
         "`projector.gguf` was trained with 3 blocks, not `2`",
         "Leave out `--layers`",
         2,
+    ),
+    Case(
+        "install mended of unknown depth",
+        (
+            *("install", "--name", "x", "--model-file", "model.gguf"),
+            *("--mmproj-file", "shallow.gguf", "--mend"),
+        ),
+        "how many blocks `shallow.gguf` was trained with is not known",
+        "Say it with `--layers N`, the blocks that it ran in training: 23 for CLIP-L",
+        2,
+        daemon="seeing",
     ),
     Case(
         "layers of nothing to mend",
