@@ -12,6 +12,7 @@ from llava_ollama.catalog import Catalog
 from llava_ollama.client import DESCRIBE, Llava
 from llava_ollama.daemon import Daemon
 from llava_ollama.errors import UsageProblem
+from llava_ollama.images import prepare
 from llava_ollama.planning import MENDED
 from llava_ollama.progress import SILENT, Reporter
 from llava_ollama.records import Records
@@ -41,14 +42,17 @@ def compare(
 ) -> list[Compared]:
     """Ask every model about every picture, one model after the other, at temperature 0.
 
-    A daemon may have room for one of them only, and to load 5 GB takes longer than an answer.
+    A daemon may have room for one of them only, and to load 5 GB takes longer than an answer. So
+    what is wrong with a model's name or a picture is found out before the first is asked.
     """
+    eyes = {name: llava.vision() for name, llava in models.items()}
+    seen = {vision: [prepare(each, vision) for each in pictures] for vision in {*eyes.values()}}
     answers = []
     for name, llava in models.items():
         count = "1 picture" if len(pictures) == 1 else f"{len(pictures)} pictures"
         reporter.note(f"asking {name} about {count}")
         greedy = {"temperature": 0, **(options or {})}
-        said = [llava.ask(picture, prompt, options=greedy) for picture in pictures]
+        said = [llava.ask(picture, prompt, options=greedy) for picture in seen[eyes[name]]]
         answers.append([answer.text.strip() for answer in said])
     return list(starmap(Compared.of, zip(pictures, *answers, strict=True)))
 

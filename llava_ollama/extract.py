@@ -117,6 +117,11 @@ def form_of(wanted: Any) -> Form[Any]:
     Raises:
         UsageProblem: it is none of them, or an answer cannot be held to it.
     """
+    if isinstance(wanted, str):
+        raise UsageProblem(
+            f"`{schema.shortened(wanted)}` is neither a pydantic model nor a schema",
+            hint="`extract` takes the pictures, then what is wanted, then the prompt",
+        )
     return _of_schema(schema.checked(wanted)) if isinstance(wanted, Mapping) else _of_type(wanted)
 
 

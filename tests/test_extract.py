@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field, field_validator
 from llava_ollama import AsyncLlava, Extracted, Llava
 from llava_ollama.engine.interface import Answer, Request, Times, Usage
 from llava_ollama.errors import InvalidAnswer, UsageProblem
+from llava_ollama.extract import form_of
 from llava_ollama.tiny.shapes import Shape, draw
 from tests.places import Place
 
@@ -256,3 +257,10 @@ def test_bounds_that_are_too_much_for_a_grammar_are_left_to_the_check(llava: Lla
     with pytest.raises(InvalidAnswer) as caught:
         llava.extract(RED, {**wanted, "minItems": 4000}, options={"num_predict": 20})
     assert caught.value.text.startswith("[")
+
+
+def test_a_prompt_in_place_of_the_schema_is_told():
+    with pytest.raises(UsageProblem) as caught:
+        form_of("What colour is it?")
+    assert "`What colour is it?` is neither" in caught.value.message
+    assert "then the prompt" in str(caught.value.hint)

@@ -128,7 +128,7 @@ def install_both(desk: Desk, host: str) -> dict[str, Any]:
 @pytest.mark.ollama
 def test_only_the_mended_one_differs_from_what_was_published(busy: Desk, ollama: RunningDaemon):
     found = install_both(busy, ollama.host)
-    plain, mended = (found[f"{name}:latest"]["projector"] for name in NAMES)
+    plain, mended = (found[name]["projector"] for name in NAMES)
     assert (plain["sha256"], plain["catalog"]) == (sha256(busy.projector), "old projector")
     assert (mended["state"], mended["catalog"]) == ("present", "old projector, mended")
     blob = ollama.models / "blobs" / f"sha256-{mended['sha256']}"
@@ -159,7 +159,7 @@ def test_the_doctor_guesses_no_depth(busy: Desk, ollama: RunningDaemon):
 
 @pytest.mark.ollama
 def test_repair_makes_the_mended_copy_again(busy: Desk, ollama: RunningDaemon):
-    found = install_both(busy, ollama.host)["old-int4-mended:latest"]["projector"]
+    found = install_both(busy, ollama.host)["old-int4-mended"]["projector"]
     blob = ollama.models / "blobs" / f"sha256-{found['sha256']}"
     whole = blob.read_bytes()
     flip(blob)
@@ -208,6 +208,10 @@ def test_the_page_s_commands_show_the_difference(busy: Desk, ollama: RunningDaem
         daemon.close()
         same = ("compare", "xx.png", "--model", names[1], "--model", "copy")
         assert "0 of 1 answers differ" in busy.call(*same, host=ollama.host).stdout
+        # What is wrong is heard of before a model is asked about the pictures before it.
+        for wrong in ((same[0], "xx.png", "none.png", *same[2:]), (*same[:-1], "none")):
+            refused = busy.call(*wrong, host=ollama.host, code=1)
+            assert "asking" not in refused.stderr
     for name in (*names, "copy"):
         remove(ollama.host, name)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from llava_ollama.cli.app import App
@@ -48,10 +50,11 @@ def compare(
             "standard input gives a picture only once, and two models are asked",
             hint="Save the picture to a file",
         )
+    paths = [os.path.expanduser(path) for path in pictures]  # noqa: PTH111 - Path eats half of `https://`
     names = names or library.both_forms(app.daemon, app.catalog, app.records)
     models = {name: app.llava(name) for name in names}
     options = {"num_predict": max_tokens}
-    compared = library.compare(models, pictures, prompt, options=options, reporter=app.reporter)
+    compared = library.compare(models, paths, prompt, options=options, reporter=app.reporter)
     different = sum(not item.same for item in compared)
     width = max(map(len, names))
     lines = []
