@@ -185,6 +185,11 @@ class Planner:
     def _locate(self, file: WeightFile) -> Whereabouts:
         """Say where a file is; one that nothing pins is hashed, since its digest is its name."""
         place = self._weights.locate(file)
+        if file.source is not None and place.path is not None and place.mending is None:
+            raise UsageProblem(
+                f"`{place.path.name}` is right as it is: there is nothing to mend",
+                hint="Install it without `--mend`",
+            )
         if place.path is None or place.sha256 is not None:
             return place
         self.proven[place.file] = local = self._weights.fetch(place.file)

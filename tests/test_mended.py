@@ -24,7 +24,7 @@ from llava_ollama.weights.mended import mended_copy
 from tests.daemons.running import RunningDaemon
 from tests.drawn import one_shape_pictures
 from tests.holding import flip, sha256
-from tests.installing import PROJECTOR, remove
+from tests.installing import remove
 from tests.old_pair import Desk
 
 PAGE = Path(__file__).parent.parent / "docs" / "vision-tower.md"
@@ -174,13 +174,10 @@ def test_repair_makes_the_mended_copy_again(busy: Desk, ollama: RunningDaemon):
 
 
 @pytest.mark.ollama
-def test_what_is_right_is_installed_as_it_is(busy: Desk, ollama: RunningDaemon):
-    name = "right-as-it-is"
-    args = ("install", "tiny-llava", "--mend", "--name", name, "--transfer", "upload")
-    done = busy.call(*args, host=ollama.host)
-    assert "nothing to mend" in done.stderr
-    assert f"sha256:{sha256(PROJECTOR)}\n" in done.stdout
-    remove(ollama.host, name)
+def test_what_is_right_gets_no_second_name(busy: Desk, ollama: RunningDaemon):
+    done = busy.call("install", "tiny-llava", "--mend", host=ollama.host, code=2)
+    assert "`tiny-llava-mmproj-f16.gguf` is right as it is: there is nothing to mend" in done.stderr
+    assert "Hint: Install it without `--mend`" in done.stderr
 
 
 @pytest.mark.ollama
