@@ -26,7 +26,7 @@ from llava_ollama.records import Records
 from llava_ollama.results import InstalledPart, InstallResult, installed_parts
 from llava_ollama.transfer import Blob, Brought
 from llava_ollama.transfer.interface import THERE
-from llava_ollama.ways import Ways
+from llava_ollama.ways import TakenAway, Ways
 from llava_ollama.weights import LocalFile, Weights
 
 __all__ = [
@@ -118,10 +118,19 @@ class Installer:
         self, plan: InstallPlan, package: Package, files: list[LocalFile | None], *, force: bool
     ) -> tuple[bool, tuple[Brought, Brought], Shown]:
         """Bring the files and register them; say whether that was needed, and how they came."""
-        wanted, unread = plan.wanted, files[0] is None
         model, projector = (file.path if file else None for file in files)
-        for remark in remarks(preflight(model, projector, llama3=wanted.is_llama3)):
+        for remark in remarks(preflight(model, projector, llama3=plan.wanted.is_llama3)):
             self._reporter.note(remark)
+        for _ in range(_TRIES - 1):
+            with suppress(TakenAway):
+                return self._install_once(plan, package, files, force=force)
+            self._ways.open_again("pull")
+        return self._install_once(plan, package, files, force=force)
+
+    def _install_once(
+        self, plan: InstallPlan, package: Package, files: list[LocalFile | None], *, force: bool
+    ) -> tuple[bool, tuple[Brought, Brought], Shown]:
+        wanted, unread = plan.wanted, files[0] is None
         with swap.exclusive(self._daemon, self._records, wanted.name, self._reporter) as exchange:
             # Whoever had the lock before may have installed just this.
             existing, shown = self._planner.existing(wanted, package.model, package.projector)

@@ -32,6 +32,13 @@ _TOUCHED = 3
 """Attempts at a file that another install touches meanwhile, before the last one."""
 
 
+class TakenAway(StoreError):
+    """Another model's removal took away a blob which the way that the user names cannot bring now.
+
+    A pull waits for locks that must not be waited for with the one in hand that `create` needs.
+    """
+
+
 @dataclass(kw_only=True, eq=False)
 class Ways:
     """The ways to one daemon, for as long as one command runs."""
@@ -102,9 +109,15 @@ class Ways:
         Raises:
             StoreError: no way is open.
             DaemonError: the daemon did not take it.
+            TakenAway: it was brought by a way that is closed now, and is gone again.
         """
         if self.daemon.has_blob(blob.sha256):
             return self._there(blob)
+        if self.only in self._closed:
+            raise TakenAway(
+                f"the file of sha256 {blob.sha256[:8]}… is gone again: a model with it was removed",
+                hint="Run the same command again",
+            )
         choice = choose(self._open_ways(self._prove()), self._seen(blob))
         if blob.path is None and choice.transfer.name != "pull":
             return self.bring(replace(blob, path=fetch()), fetch, reporter)
@@ -126,6 +139,10 @@ class Ways:
     def close(self, way: Name) -> None:
         """Use this way no more."""
         self._closed.add(way)
+
+    def open_again(self, way: Name) -> None:
+        """Use this way again."""
+        self._closed.discard(way)
 
     def settle(self, blobs: Iterable[Blob], reporter: Reporter, *, registered: bool) -> None:
         """Look after the blobs when `create` is over, or given up.

@@ -338,6 +338,35 @@ def test_a_library_that_has_moved_on_falls_back_to_the_hub(here: Here) -> None:
     here.is_whole()
 
 
+class TakingAway(Ways):
+    """Plays somebody who removes a model with the same file between its pull and `create`."""
+
+    taken = False
+
+    def close(self, way: Name) -> None:
+        super().close(way)
+        if not self.taken:
+            self.taken = True
+            (self.folders[0] / "blobs" / f"sha256-{sha256(MODEL)}").unlink()
+
+
+def test_what_was_pulled_and_is_taken_away_is_pulled_again(here: Here) -> None:
+    records = Records(here.folder / "state")
+    ways = TakingAway(
+        daemon=here.daemon,
+        records=records,
+        ledger=Ledger(here.folder / "ledger.sqlite3"),
+        only="pull",
+        folders=(here.running.models,),
+        registry=here.registry.url,
+    )
+    weights = Weights(downloads=here.folder / "downloads", endpoint=here.hub.url)
+    installer = Installer(here.daemon, weights, records, ways=ways, reporter=here.reporter)
+    result = installer.apply(installer.plan(here.wanted(on_disk=False)))
+    assert result.parts[0].transfer == "pull"
+    here.is_whole()
+
+
 def test_downloads_are_kept_where_the_daemon_shares_their_bytes(here: Here) -> None:
     def kept() -> list[int]:
         found = (here.folder / "downloads").rglob("*.gguf")
