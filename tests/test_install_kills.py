@@ -81,6 +81,11 @@ THE_DAEMONS = (
 """Twenty."""
 
 
+PANIC = "server.(*blobDownload).release"
+"""0.34.4 dies itself (download.go:442, a nil CancelFunc) where whoever asked for a pull goes in the
+first milliseconds of a download: seen once in some 170 kills. Then it is the daemon that died."""
+
+
 @dataclass
 class Kills:
     """Runs of one kind that are cut off, each followed by a whole one."""
@@ -192,7 +197,11 @@ def test_kill_9_at_random_instants(case: Case, scale: int, tmp_path: Path) -> No
                 kills.check(before)
             except (AssertionError, LlavaOllamaError) as exc:
                 end = running.log()[-LOG_END:]
-                raise AssertionError(f"{where}: after {process.said!r}, log {end}") from exc
+                if not (running.is_dead() and PANIC in end):
+                    raise AssertionError(f"{where}: after {process.said!r}, log {end}") from exc
+                running.stop()
+                running.start()
+                kills.check(before, daemon_died=True)
         kills.check_hits(case.kills * scale)
 
 

@@ -85,6 +85,10 @@ class RunningDaemon:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process = None
 
+    def is_dead(self) -> bool:
+        """Tell whether the daemon has ended by itself."""
+        return self.process is not None and self.process.poll() is not None
+
     def cli(self, *arguments: str, cwd: Path | None = None) -> str:
         """Run the `ollama` program itself against this daemon; return what it prints."""
         done = subprocess.run(
