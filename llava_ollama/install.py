@@ -98,7 +98,8 @@ class Installer:
         ]
         package = self._package(plan, files)
         if plan.existing == "equal":
-            changed, brought, shown = False, NOTHING, self._daemon.show(plan.wanted.name)
+            changed, brought = False, NOTHING
+            shown = presence.made(self._daemon, plan.wanted.name)
         else:
             changed, brought, shown = self._install(plan, package, files, force=force)
         self._remember(plan.wanted.name, package)

@@ -46,9 +46,12 @@ def state(daemon: Daemon, name: str) -> State:
 
 
 def made(daemon: Daemon, name: str) -> Shown:
-    """Show a model that has just been made; the daemon may deny it while another one goes."""
+    """Show a model that is there; the daemon may deny it while another one goes.
+
+    And it reads half a manifest while a `copy` onto the name writes it.
+    """
     for _ in range(_TRIES):
-        with suppress(ModelNotInstalled):
+        with suppress(ModelNotInstalled, ModelBroken):
             return daemon.show(name)
         time.sleep(_BLINK)
     return daemon.show(name)

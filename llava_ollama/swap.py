@@ -24,9 +24,7 @@ from llava_ollama.daemon import Daemon, full_name
 from llava_ollama.errors import (
     DaemonTimeout,
     LlavaOllamaError,
-    ModelBroken,
     ModelConflict,
-    ModelNotInstalled,
     UsageProblem,
 )
 from llava_ollama.progress import SILENT, Reporter
@@ -223,15 +221,10 @@ def _readable(daemon: Daemon, name: str, *, damaged: bool) -> bool:
 
     Otherwise one failed request would be enough to write over a good model without a backup.
     """
-    try:
-        daemon.show(name)
-    except ModelNotInstalled:
-        return False
-    except ModelBroken:
-        if not damaged:
-            raise
-        return False
-    return True
+    found = presence.patiently(daemon, name)
+    if found == "broken" and not damaged:
+        return bool(daemon.show(name))  # raises, if it is so still
+    return found == "good"
 
 
 def _key(record: dict[str, str]) -> tuple[str, str]:

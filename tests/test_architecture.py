@@ -24,6 +24,8 @@ verify supply doctor_store
 install in_process doctor chat repair extract
 client
 async_client compare
+batch
+export gallery
 __init__ tiny
 cli
 __main__

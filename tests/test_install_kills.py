@@ -266,9 +266,10 @@ class AtOnce:
                 running.append((quant, name, self.scene.start(quant, name, by=by)))
             else:
                 remover = self._remove(name)
-        self._check_ended(running, removed)
         assert remover is not None
-        assert remover.wait(LONGEST) == 0 or removed != BESIDE or number % FREE == 0
+        code = remover.wait(LONGEST)
+        self._check_ended(running, removed)
+        assert code == 0 or removed != BESIDE or number % FREE == 0
 
     def _remove(self, name: str) -> subprocess.Popen[bytes]:
         running = self.scene.running
