@@ -23,13 +23,13 @@ llava_ollama: daemon_errors doctor doctor_store errors extract findings in_proce
 llava_ollama: inventory ledger locks modelfile package pins planning preflight presence progress
 llava_ollama: prompts py.typed quarantine records repair resources results schema
 llava_ollama: settings shown supply swap turns untrusted verify ways
-llava_ollama/batch: __init__ work
+llava_ollama/batch: __init__ thumbnails work
 llava_ollama/cli: __init__ app ask bars compare complete completion demo doctor files frame inspect
 llava_ollama/cli: install inventory look output question verify
 llava_ollama/engine: __init__ completion connection embedded interface llamacpp ollama
 llava_ollama/engine: persistent
 llava_ollama/gguf: __init__ changes checks layout mend reader summary
-llava_ollama/images: __init__ arrays colours pixels signatures sources square
+llava_ollama/images: __init__ arrays colours pixels signatures small sources square
 llava_ollama/store: __init__ folder manifests search
 llava_ollama/tiny: __init__ check demo shapes tiny-llava-f16.gguf tiny-llava-int4.gguf
 llava_ollama/tiny: tiny-llava-mmproj-f16.gguf
