@@ -44,7 +44,7 @@ OWNERS = {
     # ollama-python lets its errors through.
     "pydantic": "extract.py engine/ollama.py",
     "rich": "cli/bars.py",
-    "sqlite3": "ledger.py batch/",
+    "sqlite3": "ledger.py batch/journal/ batch/thumbnails.py",
     "tenacity": "weights/download.py engine/persistent.py",
     "xllamacpp": "engine/embedded.py",
     # Where it is read, hidden from an `import ollama` that fails of it, and asked for NO_COLOR.
