@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from llava_ollama.batch.pace import Fixed, Level
 
@@ -44,15 +45,62 @@ CPU = points({1: 100, 2: 75, 4: 40, 8: 15, 16: 7})
 
 
 @dataclass
+class Shared:
+    """What a host works on at a time; the clock is whoever asks, so that it may be a real one."""
+
+    curve: Curve
+    share: float = 0.0
+    """Tokens that each of those at work got so far, had it been there from the beginning."""
+    now: float = 0.0
+    waiting: deque[tuple[float, int]] = field(default_factory=deque)
+    working: list[tuple[float, int]] = field(default_factory=list)
+    """Share at which it is over, and the number it came with."""
+
+    def __len__(self) -> int:
+        return len(self.waiting) + len(self.working)
+
+    def add(self, now: float, tokens: float, number: int) -> None:
+        """Take in a question that will be answered with so many tokens."""
+        self._forward(now)
+        self.waiting.append((tokens, number))
+        self._fill()
+
+    def ends(self) -> float:
+        """Return when the next answer is complete, if nothing else comes."""
+        if not self.working:
+            return math.inf
+        return self.now + (self.working[0][0] - self.share) / self._each()
+
+    def pop(self) -> int:
+        """Go on to the next answer and return its number."""
+        self._forward(self.ends())
+        _, number = heapq.heappop(self.working)
+        self._fill()
+        return number
+
+    def _each(self) -> float:
+        return self.curve.rate(len(self.working)) / len(self.working)
+
+    def _forward(self, now: float) -> None:
+        if self.working:
+            self.share += self._each() * (now - self.now)
+        self.now = now
+
+    def _fill(self) -> None:
+        while self.waiting and len(self.working) < self.curve.slots:
+            tokens, number = self.waiting.popleft()
+            heapq.heappush(self.working, (self.share + tokens, number))
+
+
+@dataclass
 class Host:
     """One simulated host; `refuse` is how many it takes at most before it answers 503."""
 
     curve: Curve
     seed: int = 0
     spread: float = 0.5
-    """Work of an answer is drawn between 1 - spread and 1 + spread of the mean."""
+    """Tokens of an answer are drawn between 1 - spread and 1 + spread of the mean."""
     mean: float = 10.0
-    """Tokens of an answer."""
     refuse: int = 10**9
     change: tuple[float, Curve] | None = None
     """From this second on it has another curve."""
@@ -61,30 +109,22 @@ class Host:
     def run(self, pace: Level, items: int) -> Iterator[float]:
         """Yield the second at which each item is answered."""
         draw = random.Random(self.seed)
-        now, share, left = self.start, 0.0, items
-        waiting: deque[int] = deque()
-        working: list[tuple[float, int]] = []
-        while left or working:
-            while left and len(working) + len(waiting) < pace.level:
-                if len(working) + len(waiting) >= self.refuse:
+        shared, left = Shared(self.curve, now=self.start), items
+        while left or shared:
+            while left and len(shared) < pace.level:
+                if len(shared) >= self.refuse:
                     pace.slower()
                     break
                 few = max(1, round(self.mean * draw.uniform(1 - self.spread, 1 + self.spread)))
-                waiting.append(few)
+                shared.add(shared.now, few, few)
                 left -= 1
-            if not left and len(working) + len(waiting) < pace.level:
+            if not left and len(shared) < pace.level:
                 pace.idle()
-            curve = self.change[1] if self.change and now >= self.change[0] else self.curve
-            while waiting and len(working) < curve.slots:
-                # Equal shares: it is over when everybody's share has grown by its work.
-                tokens = waiting.popleft()
-                heapq.heappush(working, (share + tokens, tokens))
-            until, tokens = working[0]
-            now += (until - share) * len(working) / curve.rate(len(working))
-            share = until
-            heapq.heappop(working)
-            pace.answered(now, tokens)
-            yield now
+            if self.change and shared.now >= self.change[0]:
+                shared.curve = self.change[1]
+            tokens = shared.pop()
+            pace.answered(shared.now, tokens)
+            yield shared.now
 
     def seconds(self, pace: Level, items: int) -> float:
         """Return how long all take."""

@@ -29,6 +29,8 @@ GAP = 32
 """Answers between two trials, or four rounds; doubled by each that fails, to 32 times as many."""
 STALL = 4
 """A wait this many times longer than the next longest is no fault of the level."""
+STARVED = 4
+"""A window in which as many answers as one of so many left the level unfilled says nothing."""
 RUNGS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
 
@@ -98,6 +100,7 @@ class _Window:
     size: int
     level: int
     last: float = 0.0
+    starved: int = 0
     waits: list[tuple[float, int]] = field(default_factory=list)
 
     def add(self, now: float, tokens: int) -> _Measured | None:
@@ -108,6 +111,11 @@ class _Window:
             self.waits.append((max(0.0, now - self.last), tokens))
         self.last = now
         return self._sum() if len(self.waits) >= self.size else None
+
+    @property
+    def is_void(self) -> bool:
+        """Whether the level was not filled, more than for a moment now and then."""
+        return self.starved * STARVED >= self.size
 
     def _sum(self) -> _Measured:
         waits = sorted(self.waits)
@@ -179,9 +187,11 @@ class Pace:
             self._go(self._base)
 
     def idle(self) -> None:
-        """Void the window: a level that is not filled says nothing about itself."""
-        self._window = self._filled(self.level)
-        self._since = None
+        """Note it: a level that is not filled says nothing about itself."""
+        self._window.starved += 1
+        if self._window.is_void:
+            self._window = self._filled(self.level)
+            self._since = None
 
     def _judge(self, measured: _Measured) -> None:
         if self._trial == self._base:
