@@ -69,7 +69,7 @@ def test_prompt_tokens_prove_the_prompt(form, request):
     assert facts.begin_of_text is (form == "published_engine")
     body = dict(completion.call(ask(), facts, {}).body or {})
     body["prompt"]["prompt_string"] = body["prompt"]["prompt_string"].replace(">\nDes", ">Des")
-    key = {"Authorization": f"Bearer {engine._key}"}
+    key = {"Authorization": f"Bearer {engine.api_key}"}
     with httpx.Client(base_url=engine.url, trust_env=False, headers=key) as client:
         reply = client.post("/completion", json={**body, "stream": False}).json()
     assert reply["tokens_evaluated"] == 77

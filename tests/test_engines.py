@@ -353,7 +353,7 @@ def test_ctrl_c_frees_the_slot(place: Place, uncut: float):
         assert isinstance(asked, Plain)
         assert isinstance(asked.engine, LlamaCppEngine)
         engine = asked.engine
-        command = [sys.executable, "-c", INTERRUPTED_SERVER, engine.url, engine._key or ""]
+        command = [sys.executable, "-c", INTERRUPTED_SERVER, engine.url, engine.api_key or ""]
         with subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         ) as asking:

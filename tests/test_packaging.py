@@ -33,6 +33,7 @@ llava_ollama/engine: persistent
 llava_ollama/gguf: __init__ changes checks layout mend reader summary
 llava_ollama/images: __init__ arrays colours pixels signatures small sources square
 llava_ollama/store: __init__ folder manifests search
+llava_ollama/testing: __init__ daemons pictures plugin servers sight
 llava_ollama/tiny: __init__ check demo shapes tiny-llava-f16.gguf tiny-llava-int4.gguf
 llava_ollama/tiny: tiny-llava-mmproj-f16.gguf
 llava_ollama/transfer: __init__ interface link pull sources upload
@@ -124,6 +125,7 @@ def test_the_wheel_holds_exactly_these_files(built: Path):
     with zipfile.ZipFile(built / f"{STEM}-py3-none-any.whl") as wheel:
         names = set(wheel.namelist())
     about = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE"}
+    assert (built / f"{STEM}-py3-none-any.whl").stat().st_size < 12e6
     assert names == (
         _package_files()
         | {f"llava_ollama/_data/{name}" for name in DATA}

@@ -87,7 +87,7 @@ class Line:
         """
         self.url = address(url)
         self._server = Server(self.url, called or f"the llama-server at `{self.url}`")
-        self._timeout, self._key = timeout, api_key
+        self._timeout, self.api_key = timeout, api_key
         self._side, self._digest = image_size, model_digest
         self._sockets = Sockets()
         self._release = weakref.finalize(self, _end, self._sockets, release)
@@ -100,7 +100,7 @@ class Line:
         return {
             "base_url": self.url,
             "timeout": httpx.Timeout(self._timeout, connect=min(10.0, self._timeout)),
-            "headers": {"Authorization": f"Bearer {self._key}"} if self._key else {},
+            "headers": {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {},
             # A proxy from the environment cannot reach this machine's own loopback address.
             "trust_env": not is_loopback(self.url),
             # A reused connection broke 1 in 400 requests: the server was just hanging up. A new one

@@ -221,6 +221,7 @@ def _serve(
 ) -> Any:
     params = library.CommonParams()
     params.model.path, params.mmproj.path = str(model.path), str(projector)
+    params.model_alias = {model.path.stem}  # else `/v1/models` tells the path
     params.n_ctx = settings.get("num_ctx", 4096)
     params.cpuparams.n_threads = _threads(model.size, settings.get("num_thread"))
     params.cpuparams_batch.n_threads = params.cpuparams.n_threads
