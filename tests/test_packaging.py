@@ -30,6 +30,7 @@ llava_ollama/cli: __init__ app ask bars compare complete completion demo doctor 
 llava_ollama/cli: install inventory look output question verify
 llava_ollama/engine: __init__ completion connection embedded interface llamacpp ollama
 llava_ollama/engine: persistent
+llava_ollama/gallery: __init__ build index scripts
 llava_ollama/gguf: __init__ changes checks layout mend reader summary
 llava_ollama/images: __init__ arrays colours pixels signatures small sources square
 llava_ollama/store: __init__ folder manifests search
@@ -44,6 +45,9 @@ DATA = {
     "modelfiles/OLLAMA_MODELFILE_F16",
     "modelfiles/OLLAMA_MODELFILE_INT4",
     "templates/Modelfile.jinja",
+    "templates/gallery/gallery.css",
+    "templates/gallery/gallery.js",
+    "templates/gallery/index.html",
     "templates/llama3-instruct.gotmpl",
     "templates/llama3-instruct.jinja",
 }

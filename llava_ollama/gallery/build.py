@@ -1,0 +1,187 @@
+"""The folder: written beside the old one, and put in its place when it is whole."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llava_ollama import locks, resources
+from llava_ollama.batch.thumbnails import Thumbnails, thumbnail
+from llava_ollama.batch.work import Row
+from llava_ollama.errors import ImageError, LlavaOllamaError, UsageProblem
+from llava_ollama.gallery import scripts
+from llava_ollama.gallery.index import Index
+from llava_ollama.images import CLIP_L_SIDE, SUFFIXES, prepare, sources
+from llava_ollama.progress import SILENT, Reporter
+
+PAGE = "index.html"
+"""What a browser opens."""
+_FILES = (PAGE, "gallery.css", "gallery.js")
+_INDEX = "data/index.js"
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """A folder that was written, and how many pictures it shows."""
+
+    folder: Path
+    pictures: int
+
+    @property
+    def page(self) -> Path:
+        """What a browser opens."""
+        return self.folder / PAGE
+
+
+def build(
+    rows: Iterable[Row],
+    thumbnails: Thumbnails,
+    target: Path,
+    *,
+    title: str = "Pictures",
+    reporter: Reporter = SILENT,
+) -> Gallery:
+    """Write the gallery of `rows`, in which those of a picture follow each other, to `target`.
+
+    An older gallery there is replaced once the new one is whole. Pictures are never copied; a
+    small one that is missing is made from the original, if that is still the same.
+
+    Raises:
+        UsageProblem: what is at `target` is no gallery, or somebody else is writing one there.
+        LlavaOllamaError: the folder cannot be written.
+    """
+    target = Path(os.path.abspath(target))  # noqa: PTH100 - links in it are the user's own
+    _check(target)
+    with _beside(target) as part:
+        pictures = _write(rows, thumbnails, part, _Said(title, target.parent, reporter))
+        return Gallery(target, pictures)
+
+
+@dataclass(frozen=True)
+class _Said:
+    title: str
+    base: Path
+    reporter: Reporter
+
+
+def _check(target: Path) -> None:
+    """Refuse to replace what is no gallery."""
+    if not target.exists() or (target / _INDEX).is_file():
+        return
+    if not target.is_dir() or any(target.iterdir()):
+        raise UsageProblem(
+            f"`{target}` is there already, and no gallery", hint="Choose another folder with `-o`"
+        )
+
+
+@contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """Yield a new folder that takes the place of `target` when all went well."""
+    part, old, lock = (target.with_name(f".{target.name}.{end}") for end in ("part", "old", "lock"))
+    with _writing(target), locks.if_free(lock) as free:
+        if not free:
+            raise UsageProblem(
+                f"another process is writing the gallery `{target}`", hint="Wait until it is done"
+            )
+        # What killed ones have left: without a gallery, the old one is it.
+        shutil.rmtree(part, ignore_errors=True)
+        if old.exists() and not target.exists():
+            old.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+        part.mkdir()
+        try:
+            yield part
+            if target.exists():
+                target.rename(old)
+            part.rename(target)
+            shutil.rmtree(old, ignore_errors=True)
+        finally:
+            if old.exists() and not target.exists():
+                old.rename(target)
+            shutil.rmtree(part, ignore_errors=True)
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise LlavaOllamaError(
+            f"the gallery `{target}` cannot be written: {exc.strerror}",
+            hint="Free space, mend its permissions or choose another folder with `-o`",
+        ) from exc
+
+
+def _write(rows: Iterable[Row], thumbnails: Thumbnails, folder: Path, said: _Said) -> int:
+    for name in _FILES:
+        shutil.copyfile(resources.find(f"templates/gallery/{name}"), folder / name)
+    index, task = Index(), f"gallery of {said.title}"
+    data = scripts.Shards(folder, "pictures", scripts.PICTURES, scripts.pictures_file)
+    small = scripts.Shards(folder, "thumbnails", scripts.THUMBNAILS, scripts.thumbnails_file)
+    said.reporter.started(task)
+    for _, group in itertools.groupby(rows, key=lambda row: row.item):
+        answers = list(group)
+        jpeg = scripts.jpeg(_thumbnail(answers[0], thumbnails))
+        written = small.add(jpeg)
+        written += data.add(_picture(answers, index, small=jpeg is not None))
+        said.reporter.advanced(task, written)
+    said.reporter.advanced(task, small.flush() + data.flush())
+    (folder / "data").mkdir(exist_ok=True)
+    document = index.document(_text(said.title), _text(str(said.base)))
+    (folder / _INDEX).write_bytes(scripts.script("index", document))
+    said.reporter.finished(task)
+    return index.pictures
+
+
+def _picture(rows: Sequence[Row], index: Index, *, small: bool) -> list[Any]:
+    first = rows[0]
+    name = _text(first.path)
+    size = [first.width or 0, first.height or 0]
+    return [name, _original(first.path, name), *size, int(small), index.answers_of(rows)]
+
+
+def _original(path: str, name: str) -> int | str:
+    """Return 0 where there is no picture file, 1 where its name is its address, or that."""
+    if not _is_named_so(path):
+        return 0
+    if os.sep == "/" and path == name and path.startswith("/"):
+        return 1
+    return Path(os.path.abspath(path)).as_uri()  # noqa: PTH100 - links in it are the user's own
+
+
+def _is_named_so(path: str) -> bool:
+    """Return whether it is a picture's name, and not that of a file of requests."""
+    return os.path.splitext(path)[1].lower() in SUFFIXES  # noqa: PTH122 - a million times
+
+
+def _text(path: str) -> str:
+    """Return a path as people may read it: bytes that are not UTF-8 become question marks."""
+    return os.fsencode(path).decode(errors="replace")
+
+
+def _thumbnail(row: Row, thumbnails: Thumbnails) -> bytes | None:
+    if row.sha256 is None:
+        return None
+    return thumbnails.get(row.sha256) or _made(row, row.sha256, thumbnails)
+
+
+def _made(row: Row, sha256: str, thumbnails: Thumbnails) -> bytes | None:
+    """Make a small picture from the original, unless that is gone or another one by now."""
+    if not (row.width and row.height and _is_named_so(row.path)):
+        return None
+    try:
+        data, _ = sources.read(row.path)
+        if not isinstance(data, bytes) or hashlib.sha256(data).hexdigest() != sha256:
+            return None
+        jpeg = thumbnail(prepare(data, CLIP_L_SIDE, decode="fast"), row.width, row.height)
+    except ImageError:
+        return None
+    thumbnails.put(sha256, jpeg)
+    return jpeg
