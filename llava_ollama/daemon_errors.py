@@ -61,10 +61,12 @@ def door(host: str) -> Iterator[None]:
     try:
         yield
     except httpx.ConnectTimeout as exc:
-        raise DaemonTimeout(
+        error = DaemonTimeout(
             f"no connection to {host} within {CONNECT_TIMEOUT:.0f} seconds",
             hint="Check the address in `--host` or `OLLAMA_HOST`, and the network on the way",
-        ) from exc
+        )
+        error.connected = False
+        raise error from exc
     except (httpx.ConnectError, httpx.UnsupportedProtocol, httpx.InvalidURL) as exc:
         raise unreachable(host, exc) from exc
     except httpx.TimeoutException as exc:
@@ -147,6 +149,13 @@ def is_mismatch(error: LlavaOllamaError) -> bool:
 
 def failure(status: int, body: str, host: str, model: str = "") -> LlavaOllamaError:
     """Return the error that an unsuccessful reply stands for."""
+    error = _failure(status, body, host, model)
+    if isinstance(error, DaemonError):
+        error.status = status
+    return error
+
+
+def _failure(status: int, body: str, host: str, model: str) -> LlavaOllamaError:
     said = _said(body)
     if status == 404 and "model" in said:  # noqa: PLR2004 - HTTP
         return ModelNotInstalled(

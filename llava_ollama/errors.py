@@ -105,6 +105,11 @@ class StoreError(LlavaOllamaError):
 class DaemonError(LlavaOllamaError):
     """The daemon refused or failed a request."""
 
+    status: int | None = None
+    """Of HTTP, where the daemon answered."""
+    connected: bool = True
+    """Whether there was a connection at all."""
+
 
 class DaemonUnreachable(DaemonError):
     """Nothing that speaks Ollama's API answers at this address."""

@@ -30,8 +30,7 @@ from llava_ollama.package import PARAMETER_TYPES, parameters
 ENGINE = "llama.cpp"
 END_OF_TURN = "<|eot_id|>"
 _PATH = "/completion"
-_OK = 200
-_BAD_REQUEST, _UNAVAILABLE = 400, 503
+_OK, _BAD_REQUEST, _UNAVAILABLE = 200, 400, 503
 _NO_KEY, _NO_SUCH_PATH = (401, 403), (404, 405)
 _SPECIAL = "<|start_header_id|><|end_header_id|><|eot_id|>"
 """Three tokens in a Llama-3 vocabulary, some twenty in any other."""
@@ -231,6 +230,13 @@ class Fold:
 
 def refusal(server: Server, reply: Reply) -> LlavaOllamaError:
     """Return the error that a reply other than 200 stands for."""
+    error = _refusal(server, reply)
+    if isinstance(error, DaemonError):
+        error.status = reply.status
+    return error
+
+
+def _refusal(server: Server, reply: Reply) -> LlavaOllamaError:
     kind, sentence = _complaint(reply.text)
     if reply.status in _NO_KEY:
         return DaemonError(

@@ -94,6 +94,11 @@ class Line:
         self._defaults = dict(defaults or {})
         self._facts: Facts | None = None
 
+    @property
+    def model_digest(self) -> str | None:
+        """The digest of the model that answers, where it is known."""
+        return self._digest
+
     def _settings(self) -> dict[str, Any]:
         import httpx
 

@@ -133,6 +133,11 @@ class AsyncLlamaCppEngine(Line):
                         yield chunk
         fold.end()
 
+    async def look_again(self) -> None:
+        """See whether the server is there; it may have been started anew."""
+        self._check_open()
+        await self._look(again=True)
+
     async def close(self) -> None:
         """See `LlamaCppEngine.close`."""
         self._release()

@@ -34,6 +34,7 @@ def prepare(
     *,
     decode: Decode = "exact",
     as_trained: bool = False,
+    called: str = "",
 ) -> PreparedPicture:
     """Return the picture as the model sees it, or, with `native`, as an engine takes it.
 
@@ -48,6 +49,8 @@ def prepare(
     undone, transparency lies on white, greys of 16 bits and floats are scaled, not cut off, and
     CMYK is converted by its profile; `as_trained` leaves all that, for evaluations.
 
+    `called` stands for the picture in messages, where its source does not say.
+
     Raises:
         ImageError: it is missing, no picture, damaged, or refused for its size.
         UsageProblem: there is no such `decode`, or no such square.
@@ -55,6 +58,7 @@ def prepare(
     vision = vision if isinstance(vision, Vision) else Vision(vision)
     how = Preparation(vision, decode, as_trained)
     picture, name = sources.read(source)
+    name = called or name
     if not isinstance(picture, bytes):
         return pixels.from_image(picture, name, how)
     return pixels.from_file(signatures.kind_of(picture, name), picture, name, how)

@@ -87,6 +87,8 @@ class PreparedPicture:
     height: int
     notes: tuple[str, ...] = ()
     steps: tuple[str, ...] = ()
+    original: tuple[int, int] | None = None
+    """Width and height in pixels of the upright picture that it was made of."""
 
 
 def from_file(kind: str, data: bytes, name: str, how: Preparation) -> PreparedPicture:
@@ -105,7 +107,7 @@ def from_file(kind: str, data: bytes, name: str, how: Preparation) -> PreparedPi
         if kind == "PNG" and _is_right(image.size, how) and _is_plain(image, data):
             image.load()
             if _orientation(image) not in _TURNS:
-                return PreparedPicture(data, *image.size)
+                return PreparedPicture(data, *image.size, original=image.size)
         return _remade(image, name, how, data)
 
 
@@ -218,8 +220,10 @@ def _remade(image: Image.Image, name: str, how: Preparation, data: bytes = b"") 
     notes = [*_frame_note(image, data)]
     turned = getattr(image, "tag_v2", {}).get(0x0112) in _TURNS  # and a TIFF's reader turns it
     # Not an image of the caller's: it would stay small.
+    whole = image.size
     reduced = [*_reduced(image, how)] if how.decode == "fast" and data else []
     image.load()
+    whole = whole if reduced else image.size  # a TIFF's reader has turned it
     turn = None if how.as_trained else _TURNS.get(cast("int", _orientation(image)))
     if turned or turn is not None:
         notes.append("turned by its EXIF orientation")
@@ -229,7 +233,13 @@ def _remade(image: Image.Image, name: str, how: Preparation, data: bytes = b"") 
     else:
         final, sized = square.seen(pixels, turn, how.vision, name)
     steps = (*notes, *reduced, *changes, *sized)
-    return PreparedPicture(_png(final), *final.size, notes=tuple(notes), steps=steps)
+    return PreparedPicture(
+        _png(final),
+        *final.size,
+        notes=tuple(notes),
+        steps=steps,
+        original=square.upright(whole, turn),
+    )
 
 
 def _reduced(image: Image.Image, how: Preparation) -> Iterator[str]:

@@ -70,7 +70,7 @@ def seen(
     """
     from PIL import Image
 
-    width, height = _upright(image, turn)
+    width, height = upright(image.size, turn)
     side, whole = vision.image_size, max(width, height)
     if whole * height > MAX_PADDED or whole * side > MAX_NARROW:
         raise ImageError(
@@ -126,11 +126,11 @@ def _strip(image: Image.Image, turn: int | None, top: int, bottom: int) -> Image
     return strip if turn is None else strip.transpose(Transpose(turn))
 
 
-def _upright(image: Image.Image, turn: int | None) -> tuple[int, int]:
-    """Return the size of `image` once it is turned."""
+def upright(size: tuple[int, int], turn: int | None) -> tuple[int, int]:
+    """Return the size of a picture once it is turned."""
     from PIL.Image import Transpose
 
-    width, height = image.size
+    width, height = size
     sideways = turn in {
         Transpose.ROTATE_90,
         Transpose.ROTATE_270,
