@@ -10,8 +10,6 @@ from llava_ollama.batch.hosts import Host
 from llava_ollama.batch.pictures import Ready
 from llava_ollama.batch.work import Job, Outcome, Question
 
-FEARED = 2
-"""Runs that died while they had a job; after so many it goes last and alone."""
 _LOSSES = 2
 """Connections that broke off under a job, after which it is held for a killer of hosts."""
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llava_ollama import images
+from llava_ollama.batch.requests import read_source
 from llava_ollama.batch.work import Item, Seen
 from llava_ollama.errors import ImageError
-from llava_ollama.images import PreparedPicture, Vision, sources
+from llava_ollama.images import PreparedPicture, Vision
 
 Thumbnail = Callable[[PreparedPicture], bytes]
 
@@ -48,13 +49,14 @@ def ready(item: Item, vision: Vision, thumbnail: Thumbnail | None = None) -> Rea
 
 def _bytes_of(item: Item) -> tuple[bytes, int, int]:
     """Return the bytes of the picture file, their number, and when it was changed."""
-    # Absolute, so that no name is taken for an address, a `data:` URI or standard input.
-    path = Path(item.path).absolute()
+    path = Path(item.path)
     before = _changed(path)
-    data, name = sources.read(path)
-    if isinstance(data, bytes) and _changed(path) == before and len(data) == before[0]:
+    data = read_source(item)
+    if item.offset is not None:
+        return data, len(data), before[1]
+    if _changed(path) == before and len(data) == before[0]:
         return data, *before
-    error = ImageError(f"{name} is being written", hint="It is read again later")
+    error = ImageError(f"`{path}` is being written", hint="It is read again later")
     raise error from BlockingIOError(errno.EAGAIN, "it changed while it was read")
 
 

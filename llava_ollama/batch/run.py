@@ -91,8 +91,6 @@ class Manner:
     """How a run goes."""
 
     patience: Patience = field(default_factory=Patience)
-    limit: int | None = None
-    """Pictures after which no more are taken."""
     canary: bool = True
     grace: float = GRACE
     thumbnail: Thumbnail | None = None
@@ -132,7 +130,6 @@ async def run(
         feed,
         agreed.vision,
         patience=manner.patience,
-        limit=manner.limit,
         thumbnail=manner.thumbnail,
         listener=tell,
     )

@@ -18,7 +18,7 @@ from llava_ollama.batch.asking import Asker, is_repeatable
 from llava_ollama.batch.bell import Bell
 from llava_ollama.batch.events import Listener, Settled, nobody
 from llava_ollama.batch.failures import Blame, Verdict, judge
-from llava_ollama.batch.held import FEARED, Held, Rack
+from llava_ollama.batch.held import Held, Rack
 from llava_ollama.batch.hosts import Host
 from llava_ollama.batch.keeper import Keeper
 from llava_ollama.batch.outcomes import Patience, copied
@@ -48,20 +48,18 @@ class Runner:
         vision: Vision,
         *,
         patience: Patience | None = None,
-        limit: int | None = None,
         thumbnail: Thumbnail | None = None,
         listener: Listener = nobody,
     ) -> None:
-        """`limit` is the number of pictures after which no more are taken."""
         self.hosts, self._keeper = keeper.hosts, keeper
         self._feed, self._vision = feed, vision
         self._patience = patience or Patience()
-        self._limit, self._thumbnail, self._tell = limit, thumbnail, listener
+        self._thumbnail, self._tell = thumbnail, listener
         self.tally = Tally(time.monotonic())
+        self._readers = ThreadPoolExecutor(_READERS, "pictures")
         self._bell, self._asker, self._rack = Bell(), Asker(), Rack()
         # By identity: a question that was put off may come back while the picture's other is asked.
         self._mine: dict[int, Job] = {}
-        self._feared: deque[Job] = deque()
         self._stopping = False
 
     async def run(self) -> None:
@@ -70,17 +68,17 @@ class Runner:
         Raises:
             LlavaOllamaError: what ends the run.
         """
-        with ThreadPoolExecutor(_READERS, "pictures") as self._readers:
-            try:
-                async with asyncio.TaskGroup() as self._tasks:
-                    serving = [self._tasks.create_task(self._serve(host)) for host in self.hosts]
-                    await self._read()
-                    for server in serving:
-                        server.cancel()
-            finally:
-                self._readers.shutdown(wait=False, cancel_futures=True)
-                for job in self._mine.values():
-                    self._feed.give_back(job.item.id)
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                serving = [self._tasks.create_task(self._serve(host)) for host in self.hosts]
+                await self._read()
+                for server in serving:
+                    server.cancel()
+        finally:
+            # Not waited for: a thread may read from a network folder that does not answer.
+            self._readers.shutdown(wait=False, cancel_futures=True)
+            for job in self._mine.values():
+                self._feed.give_back(job.item.id)
 
     def stop(self) -> None:
         """Hand out nothing more; `run` returns when what hosts have is answered."""
@@ -100,30 +98,23 @@ class Runner:
                 return
             # Asked only where there is room: what waits to be taken is no reason to come back.
             pause = self._feed.wait() if self._room() > 0 else None
-            if not self._mine and (self._limit == 0 or (pause is None and not took)):
+            if not self._mine and pause is None and not took:
                 return
             if not took or self._room() <= 0:
                 await self._bell.wait(None if pause is None else max(pause, _SHORTEST))
 
     def _take(self) -> list[Job]:
-        room = self._room() if self._limit is None else min(self._room(), self._limit)
-        if room <= 0 or self._stopping:
-            return []
-        took = self._feed.take(room)
+        room = 0 if self._stopping else self._room()
+        took = self._feed.take(room) if room > 0 else []
         self._mine.update((id(job), job) for job in took)
-        if self._limit is not None:
-            self._limit -= len(took)
-        self._feared.extend(job for job in took if job.crashes >= FEARED)
-        if not took and len(self._mine) == len(self._feared) > 0 and self._feed.wait() is None:
-            return [self._feared.popleft()]
-        return [job for job in took if job.crashes < FEARED]
+        return took
 
     def _room(self) -> int:
         """Return how many jobs more may be read ahead: as many as are with hosts, and a few."""
         levels = sum(host.level for host in self.hosts if not host.out)
         asked = sum(host.asked for host in self.hosts)
         twins = self._rack.waiting
-        ahead = len(self._mine) - asked - twins - len(self._feared)
+        ahead = len(self._mine) - asked - twins
         return levels + _READERS - ahead if twins < _MOST_TWINS else 0
 
     async def _prepare(self, job: Job) -> None:
