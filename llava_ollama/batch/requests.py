@@ -80,7 +80,7 @@ def read_source(item: Item) -> bytes:
     try:
         with Path(item.path).open("rb") as file:
             file.seek(item.offset)
-            picture = _picture(_object(file.readline(LONGEST_LINE)))
+            picture = _carried(_object(file.readline(LONGEST_LINE)))
     except (OSError, _Bad) as exc:
         raise ImageError(
             f"the picture at byte {item.offset} of `{item.path}` cannot be read: {exc}",
@@ -95,10 +95,19 @@ def _bytes(read: object) -> bytes:
     raise ImageError("the picture is not a file's bytes")
 
 
-def _picture(said: Mapping[str, Any]) -> str:
+def _carried(said: Mapping[str, Any]) -> str:
+    """Return the `data:` URI in a line."""
     if "body" in said:
-        return _turn(_messages(_body(said)))[1]
-    return _text(said, "image") or _text(said, "path") or ""
+        source = _turn(_messages(_body(said)))[1]
+    else:
+        source = _text(said, "image") or _text(said, "path") or ""
+    if not _is_data(source):
+        raise _Bad("there is none in the line")
+    return source
+
+
+def _is_data(source: str) -> bool:
+    return source[:5].lower() == "data:"
 
 
 def _object(line: bytes) -> dict[str, Any]:
@@ -152,7 +161,7 @@ def _openai(line: _Line, custom_id: str, defaults: Defaults) -> Entry:
 
 def _entry(line: _Line, custom_id: str, source: str, asks: tuple[Ask, ...]) -> Entry:
     """Return the entry of a picture: the line itself where the picture is in it."""
-    if source[:5].lower() == "data:":
+    if _is_data(source):
         return Entry(line.file, custom_id, line.offset, asks)
     return Entry(_path(source, line.file), custom_id, asks=asks)
 
