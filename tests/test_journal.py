@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from llava_ollama.batch.journal import Config, Entry, Journal, JournalFeed, Reading
+from llava_ollama.batch.thumbnails import Thumbnails
 from llava_ollama.batch.work import Ask, Job, Outcome, Seen
 from llava_ollama.errors import LlavaOllamaError, UsageProblem
 
@@ -86,11 +87,14 @@ def test_a_row_has_all_that_is_known(run: Path) -> None:
     with begun(run) as (journal, feed):
         journal.add([Entry(odd, custom_id="mine")])
         (job,) = feed.take(1)
-        feed.seen(look(job, "x"))
+        feed.seen(replace(look(job, "x"), thumbnail=b"small"))
         feed.settle(answer(job, "Ein \ud83d Hund", finish="length"))
     with Reading(run) as view:
         (row,) = view.rows()
         counts = view.counts()
+        small = Thumbnails(view.folder)
+        assert small.get(str(row.sha256)) == b"small"
+        small.close()
     assert (row.path, row.custom_id, row.text) == (odd, "mine", "Ein � Hund")
     assert (row.width, row.height, row.host, row.finish) == (640, 480, HOST, "length")
     assert (row.prompt, row.system, row.structured) == ("Describe this image", None, False)

@@ -136,6 +136,8 @@ class JournalFeed:
         replaced: list[bool] = []
 
         def written() -> None:
+            if seen.thumbnail is not None:
+                self._journal.thumbnails.put(seen.sha256, seen.thumbnail)
             self._written(seen.item)
             if replaced[0]:
                 self._reopened(seen.item)

@@ -13,6 +13,7 @@ from llava_ollama.batch.journal.changes import Entry
 from llava_ollama.batch.journal.config import Asked, Config, differences, from_text
 from llava_ollama.batch.journal.reading import Reading
 from llava_ollama.batch.journal.writer import Work, Writer
+from llava_ollama.batch.thumbnails import Thumbnails
 from llava_ollama.errors import UsageProblem
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class Journal:
                 serial = _count_crashes(db, self.folder)
             self.leases = leases.Leases(self.folder, serial)
             stack.callback(self.leases.close)
+            self.thumbnails = stack.enter_context(Thumbnails(self.folder))
+            """Written by the journal's writer, so that nobody waits for them."""
             self.writer = Writer(db, self.path, self.leases.sync)
             stack.callback(self.writer.close)
             self._open = stack.pop_all()

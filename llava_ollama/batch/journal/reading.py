@@ -78,7 +78,9 @@ class Reading:
             LlavaOllamaError: its journal cannot be opened.
         """
         self.run = run
-        self.path = place.find(run) / database.FILE
+        self.folder = place.find(run)
+        """Where its journal and its small pictures lie: the run, or this machine's state folder."""
+        self.path = self.folder / database.FILE
         self._db = database.connect(self.path, writable=False)
         self._asked = lru_cache(_ASKS)(self._load_ask)
 
