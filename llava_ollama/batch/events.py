@@ -31,6 +31,8 @@ class Settled:
     """One question about one picture has its outcome."""
 
     outcome: Outcome
+    path: str
+    """Of the picture, or of the request file that has it."""
 
 
 @dataclass(frozen=True)

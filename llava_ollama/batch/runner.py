@@ -125,7 +125,7 @@ class Runner:
             )
         except LlavaOllamaError as exc:
             for question in job.questions:
-                self._settle(self._patience.failed(job, question, judge(exc), exc))
+                self._settle(job, self._patience.failed(job, question, judge(exc), exc))
             self._forget(job)
             return
         self._feed.seen(ready.seen)
@@ -234,12 +234,12 @@ class Runner:
     def _close(self, held: Held, question: Question, outcome: Outcome) -> None:
         held.left.remove(question)
         held.settled[question.id] = outcome
-        self._settle(outcome)
+        self._settle(held.job, outcome)
 
-    def _settle(self, outcome: Outcome) -> None:
+    def _settle(self, job: Job, outcome: Outcome) -> None:
         self._feed.settle(outcome)
         self.tally.count(outcome, time.monotonic())
-        self._tell(Settled(outcome))
+        self._tell(Settled(outcome, job.item.path))
 
     def _finish(self, held: Held) -> None:
         """Let the equal pictures have the answers; what is missing they are asked themselves."""

@@ -20,6 +20,8 @@ COMMANDS = {
     "run": "ask:run",
     "look": "look:look",
     "compare": "compare:compare",
+    "batch": "batch:batch",
+    "status": "status:status",
     "list": "inventory:list_models",
     "show": "inventory:show",
     "remove": "inventory:remove",

@@ -157,9 +157,7 @@ class App:
             )
         self.asking = name or embedded or server or ""
         if embedded:
-            self._check_embedded(embedded)
-            entry, _, quant = embedded.partition(":")
-            return self.embedded(entry, quant or None)
+            return self.embedded(*self.named(embedded))
         if server:
             return Llava.server(server, timeout=self.settings.timeout, **self._asking_again())
         name = name or inventory.the_only_one(self.daemon, self.catalog, self.records)
@@ -175,14 +173,19 @@ class App:
     def _asking_again(self) -> dict[str, Any]:
         return {"reporter": self.reporter, **({} if self.retry else {"retry_for": 0.0})}
 
-    def _check_embedded(self, name: str) -> None:
-        """Refuse the name that a catalog model has in Ollama, `MODEL-QUANT`."""
+    def named(self, name: str) -> tuple[str, str | None]:
+        """Return the catalog model and the quant that `MODEL[:QUANT]` means.
+
+        Refuses the name that a catalog model has in Ollama, `MODEL-QUANT`.
+        """
         entries = self.catalog.entries
         pairs = ((model, quant) for model, entry in entries.items() for quant in entry.quants)
         meant = {f"{model}-{quant}": f"{model}:{quant}" for model, quant in pairs}
         if name in meant and name not in entries:
             hint = f"Did you mean `{meant[name]}`?"
             raise UnknownModel(f"no model `{name}` in the catalog", hint=hint)
+        entry, _, quant = name.partition(":")
+        return entry, quant or None
 
     def close(self) -> None:
         """Close what was opened."""

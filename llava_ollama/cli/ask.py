@@ -14,12 +14,11 @@ import click
 from llava_ollama.cli.app import App
 from llava_ollama.cli.complete import installed, models
 from llava_ollama.cli.frame import command, global_options
-from llava_ollama.cli.question import Question
+from llava_ollama.cli.question import Question, read_schema
 from llava_ollama.errors import UsageProblem
 
 if TYPE_CHECKING:
     from llava_ollama.images import Decode
-    from llava_ollama.schema import Schema
 
 _PATH = click.Path(readable=False)
 """For the shell's completion; whether a picture can be read is said by its reader."""
@@ -93,7 +92,7 @@ def ask(
         raise UsageProblem("there is no picture before the prompt", hint=hint)
     given = {"temperature": temperature, "seed": seed, "num_predict": max_tokens}
     options = {key: value for key, value in given.items() if value is not None}
-    wanted = None if schema is None else _schema(schema)
+    wanted = None if schema is None else read_schema(schema)
     question = Question(pictures, prompt, system, options, trusted=trusted, decode=decode)
     app.retry = not no_retry
     with app.asked(model, embedded=embedded, server=server) as llava, _meant(app, model):
@@ -123,12 +122,6 @@ def run(app: App, name: str, words: tuple[str, ...]) -> None:
         app.out.note("no picture in the prompt")
     with app.asked(name) as llava, _meant(app, name):
         Question(pictures, prompt or DESCRIBE).put(app, llava)
-
-
-def _schema(path: str) -> Schema:
-    from llava_ollama import schema
-
-    return schema.load(os.path.expanduser(path))  # noqa: PTH111 - Path raises for an unknown home
 
 
 def _split(text: str) -> tuple[list[str], str]:

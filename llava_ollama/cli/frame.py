@@ -24,9 +24,9 @@ _NARROW = 60
 """Columns below which a help text is broken up more."""
 
 
-def global_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that may stand before or after a command's name."""
-    for decorate in reversed(_OPTIONS):
+def global_options(command: Callable[..., Any], *, first: int = 0) -> Callable[..., Any]:
+    """Add the options that may stand before or after a command's name, from the `first` on."""
+    for decorate in reversed(_OPTIONS[first:]):
         command = decorate(command)
 
     @functools.wraps(command)
@@ -38,6 +38,11 @@ def global_options(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(*args, **kwargs)
 
     return stripped
+
+
+def options_but_host(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the global options to a command that has a `--host` of its own."""
+    return global_options(command, first=1)
 
 
 _OPTIONS = (
@@ -160,7 +165,7 @@ class LazyGroup(click.Group):
             ctx.exit(exc.exit_code)
         except KeyboardInterrupt as exc:
             with suppress(OSError):  # after SIGHUP there is no terminal
-                resumed = ctx.invoked_subcommand in {"install", "download"}
+                resumed = ctx.invoked_subcommand in {"install", "download", "batch"}
                 app.out.error("interrupted", _AGAIN if resumed else None)
             ctx.exit(_code(exc))
         finally:
@@ -271,6 +276,8 @@ SUMMARIES = {
     "run": "Ask with the picture's name in the prompt.",
     "look": "Write down what a model sees of a picture.",
     "compare": "Show what two models say of the same pictures.",
+    "batch": "Ask about many pictures, and go on where it stopped.",
+    "status": "Say how far a batch run is.",
     "list": "List the catalog and what is installed.",
     "show": "Say which bytes and which words a model is made of.",
     "remove": "Remove an installed model.",

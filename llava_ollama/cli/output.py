@@ -64,6 +64,11 @@ class Output:
         elif text:
             self._out(text if isinstance(text, Coloured) else visible(text))
 
+    def line(self, data: Any) -> None:
+        """Print one JSON document on one line, of several that a command prints."""
+        document = json.dumps(_plain(data), ensure_ascii=False)
+        self._out(_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", document))
+
     def piece(self, text: str) -> None:
         """Print a piece of an answer while it is made."""
         _write(visible(text))

@@ -91,3 +91,10 @@ def _printed(app: App, chunks: Iterator[Chunk], arrived: Callable[[], None]) -> 
         if text and not text.endswith("\n"):
             app.out.piece("\n")
     return answer
+
+
+def read_schema(path: str) -> Schema:
+    """Return the JSON schema in a file that the user named."""
+    from llava_ollama import schema
+
+    return schema.load(os.path.expanduser(path))  # noqa: PTH111 - Path raises for an unknown home

@@ -21,6 +21,7 @@ from llava_ollama.batch.journal.database import FILE
 from llava_ollama.errors import LlavaOllamaError, UsageProblem
 
 POINTER = "journal.json"
+LOCK = "journal.lock"
 _MOUNTS = Path("/proc/self/mountinfo")
 _NETWORK = frozenset(
     {"9p", "afs", "beegfs", "ceph", "cifs", "coda", "davfs", "glusterfs", "gfs2", "lustre", "ncpfs"}
@@ -131,6 +132,12 @@ def _pointer(run: Path) -> dict[str, str] | None:
     return {str(k): str(v) for k, v in value.items()} if isinstance(value, dict) else None
 
 
+def under_way(run: Path) -> bool:
+    """Whether a process goes on with the run at this moment."""
+    with locks.if_free(find(run) / LOCK) as free:
+        return not free
+
+
 @contextmanager
 def alone(run: Path, folder: Path) -> Iterator[None]:
     """Hold the run, so that no second process goes on with it at the same time.
@@ -138,7 +145,7 @@ def alone(run: Path, folder: Path) -> Iterator[None]:
     Raises:
         UsageProblem: another process has it.
     """
-    with locks.if_free(folder / "journal.lock") as free:
+    with locks.if_free(folder / LOCK) as free:
         if not free:
             raise UsageProblem(
                 f"the run `{run}` is under way in another process",

@@ -1,0 +1,254 @@
+"""`batch`: many pictures, and again the same command to go on."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+
+from llava_ollama.cli.app import App
+from llava_ollama.cli.complete import installed, models
+from llava_ollama.cli.doctor import SOME_FAILED
+from llava_ollama.cli.frame import command, options_but_host
+from llava_ollama.cli.question import read_schema
+from llava_ollama.errors import UsageProblem
+
+if TYPE_CHECKING:
+    from io import BufferedReader
+
+    from llava_ollama.batch.events import Summary
+    from llava_ollama.batch.hosts import Site
+    from llava_ollama.batch.local import Batch
+    from llava_ollama.batch.sources import Found, Sources
+    from llava_ollama.batch.work import Ask
+
+_PATH = click.Path(readable=False)
+_RUN = click.Path(path_type=Path)
+_MANY = click.IntRange(min=1)
+
+
+@command(
+    epilog="With --json one document a line: {event: settled, warned, host_changed or progress, "
+    "...}, and at the end JSON: {event: end, run, done, failed, retry, gone, copied, tokens, "
+    "seconds, left}."
+)
+@click.argument("words", nargs=-1, type=_PATH, metavar="SOURCE... [PROMPT]")
+@click.option("-o", "--run", "run", type=_RUN, metavar="RUN", help="The run's folder.  [required]")
+@click.option("--prompt", "prompts", multiple=True, help="Ask this; may be repeated.")
+@click.option(
+    "--list",
+    "lists",
+    multiple=True,
+    type=_PATH,
+    metavar="FILE",
+    help="Read names of pictures, lines or NUL-separated; `-` is standard input.",
+)
+@click.option("--model", "-m", shell_complete=installed, help="An installed model.")
+@click.option(
+    "--host",
+    "hosts",
+    multiple=True,
+    metavar="ADDRESS",
+    help="A daemon to ask; may be repeated.  [env: OLLAMA_HOST]",
+)
+@click.option("--system", help="System prompt.")
+@click.option("--temperature", type=float, help="0 unless told otherwise.")
+@click.option("--seed", type=int, help="For the same random choices every time.")
+@click.option("--max-tokens", type=_MANY, metavar="N", help="End an answer after N tokens.")
+@click.option("--schema", metavar="FILE", type=_PATH, help="Answer with JSON that fits this.")
+@click.option(
+    "--embedded",
+    metavar="MODEL[:QUANT]",
+    shell_complete=models,
+    help="Run this catalog model here, without Ollama.",
+)
+@click.option("--server", metavar="URL", help="Ask a llama-server instead of Ollama.")
+@click.option("--concurrency", type=_MANY, metavar="N", help="N questions at once, always.")
+@click.option("--limit", type=_MANY, metavar="N", help="Stop after N pictures.")
+@click.option("--sample", type=_MANY, metavar="N", help="Ask about N pictures drawn from all.")
+@click.option("--retry-failed", is_flag=True, help="Ask again what has failed.")
+@click.option("--add", is_flag=True, help="Add a further question to the run.")
+@click.option(
+    "--wait",
+    type=click.FloatRange(min=0),
+    default=600.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="End when no host has answered for so long.",
+)
+@options_but_host
+@click.pass_obj
+def batch(
+    app: App,
+    words: tuple[str, ...],
+    run: Path | None,
+    prompts: tuple[str, ...],
+    lists: tuple[str, ...],
+    model: str | None,
+    hosts: tuple[str, ...],
+    *,
+    system: str | None,
+    temperature: float | None,
+    seed: int | None,
+    max_tokens: int | None,
+    schema: str | None,
+    embedded: str | None,
+    server: str | None,
+    concurrency: int | None,
+    limit: int | None,
+    sample: int | None,
+    retry_failed: bool,
+    add: bool,
+    wait: float,
+) -> None:
+    """Ask about many pictures, and go on where it stopped.
+
+    A SOURCE is a folder, a picture, or a file of requests (.jsonl). All is kept in the folder RUN:
+    the same command goes on after Ctrl-C, a crash or a power cut, and takes in new pictures.
+    """
+    from llava_ollama.batch import local
+
+    if run is None:
+        raise UsageProblem("`--run` is missing", hint="Name a folder for the run: `-o run1`")
+    given = {"temperature": temperature, "seed": seed, "num_predict": max_tokens}
+    options = {key: value for key, value in given.items() if value is not None}
+    document = None if schema is None else read_schema(schema)
+    sources, asked = _split(words, prompts, lists)
+    asks = local.asks(asked, system, options, document)
+    named, sites = _sites(app, model, hosts, embedded, server)
+    wanted = local.Batch(
+        run=run,
+        model=named,
+        asks=asks,
+        state=app.settings.state,
+        add=add,
+        limit=limit,
+        sample=sample,
+        retry_failed=retry_failed,
+        wait=wait,
+        concurrency=concurrency,
+    )
+    _describe(app, wanted, sites, _sources(sources, lists, asks, run))
+
+
+def _split(
+    words: Sequence[str], prompts: Sequence[str], lists: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """Tell sources from the prompt: the last word, unless `--prompt` has them all."""
+    sources, asked = list(words), list(prompts)
+    requests = sources and all(Path(word).suffix.lower() in _REQUESTS for word in sources)
+    if not asked and sources and not requests:
+        asked = [sources.pop()]
+        if Path(asked[0]).exists():
+            raise UsageProblem(
+                f"the prompt is missing: `{asked[0]}` is a file or folder",
+                hint='Write it as `llava-ollama batch pictures "Describe this image" -o run1`',
+            )
+    if not sources and not lists:
+        raise UsageProblem(
+            "no pictures are named",
+            hint='Write it as `llava-ollama batch pictures "Describe this image" -o run1`',
+        )
+    return sources, asked
+
+
+_REQUESTS = {".jsonl", ".ndjson"}
+
+
+def _sources(
+    paths: Sequence[str], lists: Sequence[str], asks: tuple[Ask, ...], run: Path
+) -> Sources:
+    from llava_ollama.batch.sources import Sources
+
+    expanded = [Path(path).expanduser() for path in paths]
+    named = [cast("BufferedReader", sys.stdin.buffer) if n == "-" else n for n in lists]
+    return Sources(expanded, lists=named, asks=asks, leave_out=[run] if run.is_dir() else [])
+
+
+def _sites(
+    app: App,
+    model: str | None,
+    hosts: Sequence[str],
+    embedded: str | None,
+    server: str | None,
+) -> tuple[str, list[Site]]:
+    """Return the name of the model, and those who are to be asked."""
+    from llava_ollama import inventory
+    from llava_ollama.batch import hosts as hosting
+    from llava_ollama.in_process import Which
+    from llava_ollama.settings import parse_host
+
+    if sum(map(bool, (model, embedded, server))) > 1:
+        raise UsageProblem(
+            "`--model`, `--embedded` and `--server` exclude each other", hint="Give one of them"
+        )
+    if embedded:
+        which = Which(*app.named(embedded))
+        return embedded, [hosting.embedded(which, reporter=app.reporter)]
+    if server:
+        settings = app.settings
+        return server, [hosting.server(server, api_key=settings.api_key, timeout=settings.timeout)]
+    urls = list(dict.fromkeys(parse_host(host, "--host") for host in hosts))
+    if urls and app.host is None:
+        app.host = urls[0]
+    urls = urls or [app.settings.host]
+    name = model or inventory.the_only_one(app.daemon, app.catalog, app.records)
+    name = name.removesuffix(":latest")
+    return name, [hosting.OllamaSite(name, url, timeout=app.settings.timeout) for url in urls]
+
+
+def _describe(app: App, batch: Batch, sites: Sequence[Site], sources: Sources) -> None:
+    from llava_ollama.batch import local
+    from llava_ollama.batch.journal import Reading
+    from llava_ollama.cli.watching import watching
+
+    with watching(app.out) as tell, _going_on(batch.run):
+        summary = local.describe(batch, sites, sources, tell=tell)
+    with Reading(batch.run) as reading:
+        counts = reading.counts()
+    _tell_found(app, sources.found)
+    _end(app, batch.run, summary, left=counts.unfinished)
+    if failed := counts.states["failed"]:
+        app.out.error(
+            f"{failed:,} of {counts.total:,} answers have failed",
+            f"`llava-ollama status {batch.run}` counts why; the same command with "
+            "`--retry-failed` asks again",
+        )
+        click.get_current_context().exit(SOME_FAILED)
+
+
+@contextmanager
+def _going_on(run: Path) -> Iterator[None]:
+    """Say how to go on where somebody stops the run."""
+    try:
+        yield
+    except KeyboardInterrupt as exc:
+        exc.add_note(f"run the same command again to go on with `{run}`")
+        raise
+
+
+def _end(app: App, run: Path, summary: Summary, *, left: int) -> None:
+    counts = summary.counts
+    if app.json:
+        data: dict[str, Any] = {"event": "end", "run": str(run), **dataclasses.asdict(counts)}
+        app.out.line({**data, "left": left})
+        return
+    parts = [f"{counts.done:,} answered"]
+    parts += [f"{counts.copied:,} of them as an equal picture was"] if counts.copied else []
+    parts += [f"{counts.failed:,} failed"] if counts.failed else []
+    parts += [f"{counts.gone:,} gone"] if counts.gone else []
+    parts += [f"{left:,} left"] if left else []
+    app.out.result(None, ", ".join(parts))
+    app.out.note(f"`llava-ollama export {run}` or `llava-ollama gallery {run}` shows the answers")
+
+
+def _tell_found(app: App, found: Found) -> None:
+    for message in found.told:
+        app.out.note(message)
+    if found.hidden:
+        app.out.note(f"{found.hidden:,} hidden files and folders were passed by")

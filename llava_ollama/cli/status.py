@@ -1,0 +1,64 @@
+"""`status`: how far a run is, from another terminal, at any time."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from llava_ollama.cli.app import App
+from llava_ollama.cli.frame import command, global_options
+
+if TYPE_CHECKING:
+    from llava_ollama.batch.journal import Config, Counts
+
+RUN = click.Path(path_type=Path)
+
+
+@command(
+    epilog="JSON: {run, under_way, model, model_digest, prompts, pictures, states: {pending, done, "
+    "failed, retry, skipped, gone}, errors: {kind: count}, truncated, tokens, seconds, "
+    "hosts: [{url, answers, tokens, seconds, level, tokens_per_s}]}."
+)
+@click.argument("run", type=RUN)
+@global_options
+@click.pass_obj
+def status(app: App, run: Path) -> None:
+    """Say how far a batch run is.
+
+    It may be under way in another terminal, or have ended long ago.
+    """
+    from llava_ollama.batch.journal import Reading, place
+
+    with Reading(run) as reading:
+        config, counts = reading.config(), reading.counts()
+    under_way = place.under_way(run)
+    data = {
+        "run": str(run),
+        "under_way": under_way,
+        "model": config.model,
+        "model_digest": config.model_digest,
+        "prompts": [ask.prompt for ask in config.asks],
+        **dataclasses.asdict(counts),
+    }
+    app.out.result(data, _text(app, config, counts, under_way=under_way))
+
+
+def _text(app: App, config: Config, counts: Counts, *, under_way: bool) -> str:
+    finished = "done" if not counts.unfinished else "to go on with"
+    rows = [
+        ["run", "under way" if under_way else finished],
+        ["model", f"{config.model} ({config.model_digest[:12]})"],
+        *(["prompt", ask.prompt] for ask in config.asks),
+        ["pictures", f"{counts.pictures:,}"],
+        *([state, f"{count:,}"] for state, count in counts.states.items() if count),
+        *([f"failed: {kind}", f"{count:,}"] for kind, count in counts.errors.items()),
+    ]
+    if counts.truncated:
+        rows.append(["cut off at their limit", f"{counts.truncated:,}"])
+    for host in counts.hosts:
+        level = f", {host.level} at a time" if host.level else ""
+        rows.append([host.url, f"{host.answers:,} answers, {host.tokens:,} tokens{level}"])
+    return app.out.table(rows[0], rows[1:])
