@@ -7,7 +7,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 # Rendered by the program itself; `make check` fails when one of them is stale.
 MODELFILES := modelfiles/OLLAMA_MODELFILE_F16 modelfiles/OLLAMA_MODELFILE_INT4
 
-.PHONY: help demo test test-fast test-ollama soak bench setup daemons lint fix modelfiles readme pages check build clean
+.PHONY: help demo test test-fast test-ollama test-clients soak bench setup daemons lint fix modelfiles readme pages check build clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -23,6 +23,13 @@ test-fast: lint check ## Everything that needs no daemon
 test-ollama: setup ## What meets real Ollama daemons; without them it is skipped, loudly, but not in CI
 	@$(BIN)/python -m tests.daemons.build || test -z "$$CI"
 	$(PYTEST) -m "ollama and not soak"
+
+# No file of the project's own tests is near: this is a stranger's project that uses the plugin.
+test-clients: .venv-clients/done daemons ## simonw/llm and LangChain see through the pytest plugin
+	.venv-clients/bin/python -m pytest -c /dev/null --rootdir . --confcutdir tests/clients \
+	  -p no:cacheprovider -rA --llava-require-daemon \
+	  --llava-daemon "$$($(BIN)/python -m tests.daemons.build 0.34.4 | cut -f 2)" \
+	  tests/clients/others.py
 
 soak: setup daemons ## The long versions of the fault tests
 	$(PYTEST) -m soak --timeout 3600
@@ -67,7 +74,7 @@ build: setup ## Build the wheel and the sdist
 	$(BIN)/python -m build
 
 clean: ## Remove the environment and what was built
-	rm -rf .venv dist demo-pictures
+	rm -rf .venv .venv-clients dist demo-pictures
 
 .venv/demo: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -75,6 +82,13 @@ clean: ## Remove the environment and what was built
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { rm -rf .venv; $(PYTHON) -m venv .venv; }
 	@echo "installing llava-ollama into .venv (a minute, once)" >&2
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[embedded]'
+	@touch $@
+
+.venv-clients/done: pyproject.toml
+	@$(PYTHON) -m venv .venv-clients
+	@.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --editable '.[embedded]' --group clients
 	@touch $@
 
 .venv/dev: pyproject.toml .venv/demo

@@ -151,6 +151,15 @@ for _ in range(200):
 
 
 @pytest.mark.ollama
+def test_tests_of_ones_own_run_as_they_stand(folder: Path, ollama: RunningDaemon):
+    example = next(block for block in blocks("python") if "def test_" in block)
+    (folder / "test_example.py").write_text(example)
+    command = [sys.executable, "-m", "pytest", "-c", "/dev/null", "--rootdir", "."]
+    env = {"PATH": f"{ollama.binary.parent}:{os.environ['PATH']}", "HOME": str(folder)}
+    assert "2 passed" in run([*command, "--llava-require-daemon"], folder, env)
+
+
+@pytest.mark.ollama
 def test_demo_prints_what_the_readme_shows(folder: Path, ollama: RunningDaemon, hub: LoopbackHub):
     command, _, shown = blocks("console")[0].partition("\n")
     assert command == "$ make demo"
