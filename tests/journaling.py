@@ -21,7 +21,7 @@ from llava_ollama.batch.work import Ask, Job, Outcome, Question, Seen
 
 ASKS = tuple(Ask(prompt, options={"temperature": 0}) for prompt in ("What?", "How many?"))
 CONFIG = Config("tiny", "a" * 64, ASKS)
-PICTURES = 400
+PICTURES = 300
 HOSTS = 6
 SAID = "said.txt"
 

@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from itertools import groupby
 from pathlib import Path
 
 import pytest
 
-from llava_ollama.batch.journal import Journal, Reading
+from llava_ollama.batch.journal import Journal, JournalFeed, Reading
+from llava_ollama.batch.work import Job, Outcome
 from tests.journaling import ASKS, CONFIG, PICTURES, SAID, entries, expected
 
 ROOT = Path(__file__).parent.parent
@@ -79,7 +81,7 @@ def crashes(run: Path) -> dict[str, int]:
         return {path.decode(): n for path, n in db.execute("SELECT path, crashes FROM item")}
 
 
-@pytest.mark.parametrize("kills", [25, pytest.param(300, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("kills", [30, pytest.param(300, marks=pytest.mark.soak)])
 def test_nothing_is_lost_or_done_twice(tmp_path: Path, kills: int) -> None:
     run, chance = tmp_path / "run", random.Random(kills)
     done: dict[tuple[str, int], str] = {}
@@ -87,7 +89,6 @@ def test_nothing_is_lost_or_done_twice(tmp_path: Path, kills: int) -> None:
     hits = 0
     for seed in range(kills):
         if len(done) == PICTURES * len(ASKS):
-            assert_suspects_were_last(Told(run), counted)
             run = tmp_path / f"run {seed}"
             run.mkdir()
             done, counted = {}, {}
@@ -97,6 +98,7 @@ def test_nothing_is_lost_or_done_twice(tmp_path: Path, kills: int) -> None:
         hits += process.wait() == -signal.SIGKILL
         process.communicate()
         told, before = Told(run), done
+        check_suspects(told, counted)
         after = crashes(run)
         done = answers(run)
         assert told.committed <= done.keys()
@@ -114,11 +116,65 @@ def test_nothing_is_lost_or_done_twice(tmp_path: Path, kills: int) -> None:
     process.communicate()
     assert len(answers(run)) == PICTURES * len(ASKS)
     assert len(entries()) == len(crashes(run))
-    assert_suspects_were_last(Told(run), counted)
+    check_suspects(Told(run), counted)
 
 
-def assert_suspects_were_last(told: Told, counted: dict[str, int]) -> None:
-    """See that what was in flight in two deaths came after all else, one at a time."""
+def check_suspects(told: Told, counted: dict[str, int]) -> None:
+    """See that what was in flight in two deaths came last, and one at a time."""
+    assert all(counted.get(path, 0) == n for path, _, n in told.order)
     paths = list(dict.fromkeys(path for path, _, _ in told.order))
-    suspects = [path for path in paths if counted.get(path, 0) > 1]
-    assert paths[len(paths) - len(suspects) :] == suspects
+    last = list(dict.fromkeys(path for path, _, n in told.order if n > 1))
+    assert paths[len(paths) - len(last) :] == last
+    # An item's questions are put one after the other: another item's do not come in between.
+    asked = [path for path, _, n in told.order if n > 1]
+    assert [path for path, _ in groupby(asked)] == last
+
+
+DIE = """
+import os, signal, sys
+from pathlib import Path
+from llava_ollama.batch.journal import Journal, JournalFeed
+from tests.journaling import CONFIG, entries
+run = Path(sys.argv[1])
+journal = Journal(run, CONFIG, state=run.parent / "state")
+journal.add(entries()[:5])
+feed = JournalFeed(journal)
+for job in feed.take(5):
+    if job.item.id in (2, 4):
+        feed.sending(job.item.id, 1)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_was_in_flight_in_two_deaths_goes_last_and_alone(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for _ in range(2):
+        died = subprocess.run([sys.executable, "-c", DIE, str(run)], cwd=ROOT, check=False)
+        assert died.returncode == -signal.SIGKILL
+    with (
+        Journal(run, CONFIG, state=run.parent / "state") as journal,
+        closing(JournalFeed(journal)) as feed,
+    ):
+        jobs = feed.take(9)
+        assert [(job.item.id, job.crashes) for job in jobs] == [(1, 0), (3, 0), (5, 0)]
+        for job in jobs[1:]:
+            settle(feed, job)
+        journal.flush()
+        assert feed.take(9) == []
+        settle(feed, jobs[0])
+        journal.flush()
+        for number in (2, 4):
+            (alone,) = feed.take(9)
+            assert (alone.item.id, alone.crashes) == (number, 2)
+            assert feed.take(9) == []
+            feed.give_back(number)
+            assert feed.take(9) == [alone]
+            settle(feed, alone)
+            journal.flush()
+        assert feed.take(9) == []
+        assert feed.wait() is None
+
+
+def settle(feed: JournalFeed, job: Job) -> None:
+    for question in job.questions:
+        feed.settle(Outcome(job.item.id, question.id, "done", "A cat."))

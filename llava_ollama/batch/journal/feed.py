@@ -17,6 +17,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
+from llava_ollama.batch.asking import is_repeatable
 from llava_ollama.batch.journal import changes
 from llava_ollama.batch.journal.changes import NO_OFFSET, Entry, as_path
 from llava_ollama.batch.journal.config import Asked
@@ -146,7 +147,7 @@ class JournalFeed:
 
     def answered(self, sha256: str, ask: int) -> Outcome | None:
         """Return what an equal picture was answered, where temperature 0 makes that the answer."""
-        if self._asked(ask).ask.options.get("temperature") != 0:
+        if not is_repeatable(self._asked(ask).ask):
             return None
         with self._lock:
             fresh = self._fresh.get((sha256, ask))
