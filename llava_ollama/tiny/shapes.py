@@ -78,13 +78,13 @@ def draw(shape: Shape, *, width: int = 224, height: int = 224, seed: int = 0) ->
     canvas = Image.new(
         "RGB",
         (width * _FINE, height * _FINE),
-        _tinted(BACKGROUNDS[shape.background], 6, rng),
+        tinted(BACKGROUNDS[shape.background], 6, rng),
     )
     points = [
         (_FINE * (centre[0] + size / 2 * x), _FINE * (centre[1] + size / 2 * y))
-        for x, y in _outline(shape.shape, turn)
+        for x, y in outline(shape.shape, turn)
     ]
-    ImageDraw.Draw(canvas).polygon(points, fill=_tinted(COLOURS[shape.colour], 10, rng))
+    ImageDraw.Draw(canvas).polygon(points, fill=tinted(COLOURS[shape.colour], 10, rng))
     return canvas.reduce(_FINE)
 
 
@@ -109,12 +109,13 @@ def photo(shape: Shape, *, width: int = 600, height: int = 800, seed: int = 0) -
     return file.getvalue()
 
 
-def _tinted(colour: tuple[int, int, int], spread: int, rng: random.Random) -> tuple[int, int, int]:
+def tinted(colour: tuple[int, int, int], spread: int, rng: random.Random) -> tuple[int, int, int]:
+    """Return `colour` (RGB, 0-255) with each part moved by at most `spread`."""
     red, green, blue = (min(255, max(0, c + rng.randint(-spread, spread))) for c in colour)
     return red, green, blue
 
 
-def _outline(shape: str, turn: float) -> list[tuple[float, float]]:
+def outline(shape: str, turn: float) -> list[tuple[float, float]]:
     """Return the corners of a shape around (0, 0), turned by `turn` radians; y points down."""
     match shape:
         case "circle":
