@@ -13,8 +13,11 @@ class Reporter:
     def started(self, task: str, total: int | None = None) -> None:
         """Work named `task` begins; `total` is its size in bytes where that is known."""
 
+    def counting(self, task: str, total: int | None = None) -> None:
+        """Work named `task` begins whose amounts are things, such as rows, instead of bytes."""
+
     def advanced(self, task: str, amount: int) -> None:
-        """`amount` more bytes of `task` are done."""
+        """`amount` more bytes, or things, of `task` are done."""
 
     def restarted(self, task: str, done: int = 0) -> None:
         """`task` stands at `done` bytes again, for instance because a server ignored a range."""

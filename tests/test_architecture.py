@@ -11,7 +11,7 @@ import llava_ollama
 PACKAGE = Path(llava_ollama.__file__).parent
 LAYERS = """
 errors progress findings untrusted
-settings resources package locks
+settings resources package locks whole
 schema records gguf modelfile images prompts daemon_errors
 catalog shown
 weights daemon
@@ -41,6 +41,7 @@ OWNERS = {
     "jinja2": "modelfile.py",
     "jsonschema referencing": "schema.py",
     "ollama": "engine/ollama.py",
+    "pyarrow": "export/parquet.py",
     # ollama-python lets its errors through.
     "pydantic": "extract.py engine/ollama.py",
     "pytest": "testing/plugin.py",

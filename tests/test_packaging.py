@@ -22,15 +22,17 @@ llava_ollama: __init__ __main__ async_client catalog catalog.toml chat client co
 llava_ollama: daemon_errors doctor doctor_store errors extract findings in_process install
 llava_ollama: inventory ledger locks modelfile package pins planning preflight presence progress
 llava_ollama: prompts py.typed quarantine records repair resources results schema
-llava_ollama: settings shown supply swap turns untrusted verify ways
+llava_ollama: settings shown supply swap turns untrusted verify ways whole
 llava_ollama/batch/journal: __init__ changes config database feed intake journal leases
 llava_ollama/batch/journal: place reading writer
 llava_ollama/batch: __init__ levels local asking bell breaker canary chunks events failures held hosts keeper
 llava_ollama/batch: outcomes pace pictures requests run runner sources tally thumbnails work
-llava_ollama/cli: __init__ app ask bars batch compare complete completion demo doctor files frame inspect
-llava_ollama/cli: install inventory look output question status verify watching
+llava_ollama/cli: __init__ app ask bars batch compare complete completion demo doctor export
+llava_ollama/cli: files frame inspect install inventory look output question status verify watching
 llava_ollama/engine: __init__ completion connection embedded interface llamacpp ollama
 llava_ollama/engine: persistent
+llava_ollama/export: __init__ csv doors interface jsonl openai outline packet parquet sidecars
+llava_ollama/export: targets txt xmp
 llava_ollama/gallery: __init__ build index scripts
 llava_ollama/gguf: __init__ changes checks layout mend reader summary
 llava_ollama/images: __init__ arrays colours pixels signatures small sources square

@@ -22,6 +22,7 @@ COMMANDS = {
     "compare": "compare:compare",
     "batch": "batch:batch",
     "status": "status:status",
+    "export": "export:export",
     "list": "inventory:list_models",
     "show": "inventory:show",
     "remove": "inventory:remove",

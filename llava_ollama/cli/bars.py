@@ -44,8 +44,11 @@ class Bars(ClosableReporter):
 
     def started(self, task: str, total: int | None = None) -> None:
         """Add a bar."""
-        progress = self._start()
-        self._tasks[task] = progress.add_task(one_line(task), total=total)
+        self._add(task, total, things=False)
+
+    def counting(self, task: str, total: int | None = None) -> None:
+        """Add a bar without bytes."""
+        self._add(task, total, things=True)
 
     def advanced(self, task: str, amount: int) -> None:
         """Move a bar on."""
@@ -82,6 +85,10 @@ class Bars(ClosableReporter):
 
         return Console(stderr=True, no_color=not self._colour)
 
+    def _add(self, task: str, total: int | None, *, things: bool) -> None:
+        progress = self._start()
+        self._tasks[task] = progress.add_task(one_line(task), total=total, things=things)
+
     def _start(self) -> Progress:
         if self._progress is None:
             from rich.progress import Progress
@@ -112,12 +119,16 @@ def _columns() -> list[ProgressColumn]:
             counted = task.total is not None or task.completed
             return (self._column if counted else self._otherwise)(task)
 
-    nothing = TextColumn("")
+    class ForBytes(Counted):
+        def render(self, task: Task) -> RenderableType:
+            return (self._otherwise if task.fields["things"] else self._column)(task)
+
+    nothing, count = TextColumn(""), TextColumn("{task.completed:,.0f}")
     return [
         TextColumn("{task.description}", markup=False),
         BarColumn(),
-        Counted(DownloadColumn(), TimeElapsedColumn()),
-        Counted(TransferSpeedColumn(), nothing),
+        ForBytes(Counted(DownloadColumn(), TimeElapsedColumn()), count),
+        ForBytes(Counted(TransferSpeedColumn(), nothing), nothing),
         Counted(TimeRemainingColumn(), nothing),
     ]
 

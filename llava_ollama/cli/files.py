@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import secrets
 from pathlib import Path
 
 import click
 
+from llava_ollama import whole
 from llava_ollama.cli.app import App
 from llava_ollama.cli.complete import models, quants
 from llava_ollama.cli.frame import command, global_options
@@ -92,13 +92,6 @@ def write(path: Path, data: bytes, *, force: bool) -> None:
 
 def _replace(path: Path, data: bytes) -> None:
     """Write over a file so that it is the old one or the new one, whole, at every instant."""
-    place = Path(os.path.realpath(path))  # the file a symlink points to, not the symlink
-    part = place.with_name(f".llava-ollama-{secrets.token_hex(6)}.part")
-    try:
-        with part.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(place)
-    finally:
-        part.unlink(missing_ok=True)
+    # The file that a symbolic link points to, not the link.
+    with whole.replacing(Path(os.path.realpath(path))) as file:
+        file.write(data)

@@ -278,6 +278,7 @@ SUMMARIES = {
     "compare": "Show what two models say of the same pictures.",
     "batch": "Ask about many pictures, and go on where it stopped.",
     "status": "Say how far a batch run is.",
+    "export": "Write a run's answers as sidecars or tables.",
     "list": "List the catalog and what is installed.",
     "show": "Say which bytes and which words a model is made of.",
     "remove": "Remove an installed model.",
