@@ -27,7 +27,8 @@ _PATH = click.Path(path_type=Path, readable=False)
     type=click.Choice(get_args(Format)),
     required=True,
     multiple=True,
-    help="What to write; may be repeated.",
+    metavar="FORMAT",
+    help="txt, jsonl, csv, parquet, xmp or openai; may be repeated.",
 )
 @click.option(
     "-o",

@@ -36,7 +36,7 @@ def merge(old: bytes, description: str, subject: Sequence[str], existing: Existi
     if subject:
         _add_subject(parts, subject, existing, (old, edits, fresh))
     if fresh:
-        edits.append(_insertion(rdf, parts, "".join(f"   {text}\n" for text in fresh)))
+        edits.append(_insertion(old, rdf, parts, "".join(f"   {text}\n" for text in fresh)))
     return _apply(old, edits)
 
 
@@ -153,10 +153,19 @@ def _into(parent: Element, text: str, *, first: bool) -> Edit:
     return at, at, text
 
 
-def _insertion(rdf: Element, parts: list[Element], text: str) -> Edit:
+def _line_of(old: bytes, at: int) -> int:
+    """Return where the line of an end tag begins, if nothing but space is before the tag."""
+    start = old.rfind(b"\n", 0, at) + 1
+    return start if start and not old[start:at].strip() else at
+
+
+def _insertion(old: bytes, rdf: Element, parts: list[Element], text: str) -> Edit:
     """Return the edit that adds properties to the first description, or makes one."""
+    if parts and not parts[0].is_empty:
+        at = _line_of(old, parts[0].closing)
+        return at, at, text
     if parts:
-        return _into(parts[0], text if not parts[0].is_empty else f"\n{text}", first=False)
+        return _into(parts[0], f"\n{text}", first=False)
     tag = _beside(rdf, "Description")
     about = _beside(rdf, "about")
     made = f'<{tag} {about}="">\n{text}</{tag}>\n'
