@@ -25,7 +25,8 @@ llava_ollama: prompts py.typed quarantine records repair resources results schem
 llava_ollama: settings shown supply swap turns untrusted verify ways whole
 llava_ollama/batch/journal: __init__ changes config database feed intake journal leases
 llava_ollama/batch/journal: place reading writer
-llava_ollama/batch: __init__ levels local asking bell breaker canary chunks events failures held hosts keeper
+llava_ollama/batch: __init__ asking bell breaker canary chunks events failures held hosts keeper
+llava_ollama/batch: levels local
 llava_ollama/batch: outcomes pace pictures requests run runner sources tally thumbnails work
 llava_ollama/cli: __init__ app ask bars batch compare complete completion demo doctor export
 llava_ollama/cli: files frame inspect install inventory look output question status verify watching
