@@ -11,7 +11,10 @@ from typing import Any
 
 from tests.bench import Figure
 
-NAMES = ("startup", "ask", "pictures", "install", "transfer", "hashing", "memory")
+NAMES = (
+    *("startup", "ask", "pictures", "install", "transfer", "hashing", "memory"),
+    "testing",
+)
 RESULTS = Path(__file__).with_name("results.json")
 
 
