@@ -23,8 +23,8 @@ llava_ollama: daemon_errors doctor doctor_store errors extract findings in_proce
 llava_ollama: inventory ledger locks modelfile package pins planning preflight presence progress
 llava_ollama: prompts py.typed quarantine records repair resources results schema
 llava_ollama: settings shown supply swap turns untrusted verify ways whole
-llava_ollama/batch/journal: __init__ changes config database feed intake journal leases
-llava_ollama/batch/journal: place reading writer
+llava_ollama/batch/journal: __init__ changes config database feed filling intake journal
+llava_ollama/batch/journal: leases place reading writer
 llava_ollama/batch: __init__ asking bell breaker canary chunks events failures held hosts keeper
 llava_ollama/batch: levels local
 llava_ollama/batch: outcomes pace pictures requests run runner sources tally thumbnails work

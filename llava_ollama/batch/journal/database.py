@@ -19,7 +19,6 @@ STATES: tuple[State, ...] = ("pending", "retry", "done", "failed", "skipped", "g
 """In the database a state is its place in this; the first two are unfinished."""
 CODE = {state: code for code, state in enumerate(STATES)}
 _BUSY_SECONDS = 30.0
-_CACHE_KIB = 8192
 
 # Counts are kept by triggers, so that no count is ever more than one row away from the truth and
 # `status` reads some rows instead of a million. `truncated` is an answer cut off at its length.
@@ -88,7 +87,6 @@ def _connect(path: Path, *, writable: bool) -> sqlite3.Connection:
 
     connection = _opened(path, "rwc" if writable else "ro")
     try:
-        connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         if writable:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")

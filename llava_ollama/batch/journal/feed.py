@@ -22,9 +22,9 @@ from llava_ollama.batch.journal import changes
 from llava_ollama.batch.journal.changes import NO_OFFSET, Entry, as_path
 from llava_ollama.batch.journal.config import Asked
 from llava_ollama.batch.journal.database import CODE, door, translated
+from llava_ollama.batch.journal.filling import Filling
 from llava_ollama.batch.journal.leases import Lease
 from llava_ollama.batch.work import Item, Job, Outcome, Question, Seen
-from llava_ollama.errors import LlavaOllamaError
 
 if TYPE_CHECKING:
     from llava_ollama.batch.journal.journal import Journal
@@ -75,21 +75,12 @@ class JournalFeed:
         self._shas: dict[int, str] = {}
         self._fresh: dict[tuple[str, int], Outcome] = {}
         self._leases: dict[tuple[int, int], Lease] = {}
-        self._source: threading.Thread | None = None
-        self._failure: BaseException | None = None
+        self._source: Filling | None = None
         journal.reopened = self._reopened
 
     def fill(self, entries: Iterable[Entry]) -> None:
         """Begin to read a source, in a thread of its own that ends when the source does."""
-
-        def read() -> None:
-            try:
-                self._journal.add(entries)
-            except (LlavaOllamaError, OSError) as exc:
-                self._failure = exc
-
-        self._source = threading.Thread(target=read, name="source", daemon=True)
-        self._source.start()
+        self._source = Filling(self._journal, entries)
 
     def take(self, most: int) -> list[Job]:
         """Return up to `most` jobs, as `Feed.take` does.
@@ -98,8 +89,8 @@ class JournalFeed:
             LlavaOllamaError: the journal cannot be written, or the source cannot be read.
         """
         self._journal.writer.check()
-        if self._failure is not None:
-            raise self._failure
+        if self._source is not None:
+            self._source.check()
         with self._lock, door(self._journal.path):
             if self._alone in self._out:
                 return []
@@ -119,7 +110,7 @@ class JournalFeed:
         with self._lock:
             if self._left == 0 and not self._out:
                 return None
-            if self._reads() or self._writing or self._out:
+            if self.reading or self._writing or self._out:
                 return _SOON
             if self._again:
                 return max(0.0, self._again[0][0] - self._clock())
@@ -168,7 +159,8 @@ class JournalFeed:
             self._leases[item, ask] = self._journal.leases.begin(item, ask)
         except OSError as exc:
             raise translated(exc, self._journal.path) from exc
-        self._journal.write(lambda _: None)  # so that the writer has the disk take it soon
+        # So that the writer has the disk take it soon; it is no row of its own.
+        self._journal.writer.put(lambda _: None, rows=0)
 
     def settle(self, outcome: Outcome) -> None:
         """Note what became of a question."""
@@ -208,7 +200,9 @@ class JournalFeed:
             heapq.heappush(self._again, (0.0, item))
 
     def close(self) -> None:
-        """Let go of the file. A source that is still read ends with the journal."""
+        """Stop reading the source, and let go of the file."""
+        if self._source is not None:
+            self._source.stop()
         self._view.close()
         self._db.close()
 
@@ -228,8 +222,10 @@ class JournalFeed:
         with self._lock:
             heapq.heappush(self._again, (0.0, item))
 
-    def _reads(self) -> bool:
-        return self._source is not None and self._source.is_alive()
+    @property
+    def reading(self) -> bool:
+        """Whether a source is still read."""
+        return self._source is not None and self._source.is_alive
 
     def _due(self, most: int) -> Iterator[Job]:
         """Yield what was handed out before and may be again; what is still busy stays."""
@@ -279,7 +275,7 @@ class JournalFeed:
 
     def _suspect(self) -> list[Job]:
         """Return one suspect, once nothing else is left or under way."""
-        if self._reads() or self._again or self._out or self._writing or not self._suspects:
+        if self.reading or self._again or self._out or self._writing or not self._suspects:
             return []
         self._alone = self._suspects.popleft()
         job = self._job(self._db.execute(_ONE, (self._alone,)).fetchall())
@@ -287,7 +283,7 @@ class JournalFeed:
 
     def _drawn(self, most: int) -> list[Job]:
         """Return jobs drawn from all that are unfinished, once they are all known."""
-        if self._reads() or not self._sample:
+        if self.reading or not self._sample:
             return []
         drawn = self._db.execute(
             "SELECT item FROM (SELECT DISTINCT item FROM answer WHERE state < 2)"

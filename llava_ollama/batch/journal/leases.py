@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import struct
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,9 @@ _SLOT = struct.Struct("<qqq8x")  # 32 bytes, so that none crosses a page
 _EMPTY = bytes(_SLOT.size)
 _MOST = 1 << 16
 """Slots; a file that has more is none of ours."""
+
+
+_PAUSE = 0.1
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ class Leases:
         self._free: list[int] = []
         self._slots = 0
         self._unsynced = False
+        self._synced = 0.0
 
     def begin(self, item: int, ask: int) -> Lease:
         """Note that a host is about to be handed this.
@@ -84,10 +89,14 @@ class Leases:
             self._free.append(lease.slot)
 
     def sync(self) -> None:
-        """Wait until the disk has what was begun since; nothing is done for what has ended."""
-        if self._unsynced:
+        """Wait until the disk has what was begun since, at most ten times a second.
+
+        Nothing is done for what has ended: the journal knows that.
+        """
+        if self._unsynced and time.monotonic() - self._synced >= _PAUSE:
             self._unsynced = False
             os.fsync(self._file)
+            self._synced = time.monotonic()
 
     def close(self) -> None:
         """End all leases and let go of the file: whoever ends in good order has died of nothing."""

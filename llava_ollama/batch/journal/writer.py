@@ -1,7 +1,8 @@
 """The one thread that writes: what is queued goes to the disk in groups.
 
 A group is committed when it has 64 rows or its first row is 100 ms old, whichever comes first, so
-that a fast server does not wait for the disk and a slow one loses no answer that is older.
+that a fast server does not wait for the disk and a slow one loses no answer that is older. What
+has come while the disk was busy goes along with the next group: it is no safer by waiting.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from llava_ollama.batch.journal.database import translated
+from llava_ollama.errors import LlavaOllamaError
 
 if TYPE_CHECKING:
     import sqlite3
 
 ROWS = 64
+_MOST = 1024
 SECONDS = 0.1
 Work: TypeAlias = "Callable[[sqlite3.Connection], object]"
 
@@ -44,6 +47,7 @@ class Writer:
         self._sync = sync
         self._queue: queue.SimpleQueue[_Write] = queue.SimpleQueue()
         self._failure: Exception | None = None
+        self._closed = False
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._thread.start()
 
@@ -53,9 +57,12 @@ class Writer:
         """Queue `work`; `committed` is called, in the writer's thread, once the disk has it.
 
         Raises:
-            LlavaOllamaError: an earlier write failed; nothing since then was written.
+            LlavaOllamaError: an earlier write failed, and nothing since then was written; or it is
+                closed.
         """
         self.check()
+        if self._closed:
+            raise LlavaOllamaError(f"the journal `{self._path}` is closed")
         self._queue.put(_Write(work, rows, committed))
 
     def flush(self) -> None:
@@ -83,6 +90,7 @@ class Writer:
 
     def close(self) -> None:
         """Write what is queued and end the thread."""
+        self._closed = True
         self._queue.put(_Write(None, 0, None, at_once=True))
         self._thread.join()
 
@@ -108,6 +116,9 @@ class Writer:
                 group.append(self._queue.get(timeout=max(0.0, until - time.monotonic())))
             except queue.Empty:
                 break
+            rows += group[-1].rows
+        while rows < _MOST and not group[-1].at_once and not self._queue.empty():
+            group.append(self._queue.get())
             rows += group[-1].rows
         return group
 
