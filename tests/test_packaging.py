@@ -26,10 +26,11 @@ llava_ollama: settings shown supply swap turns untrusted verify ways whole
 llava_ollama/batch/journal: __init__ changes config database feed filling intake journal
 llava_ollama/batch/journal: leases place reading writer
 llava_ollama/batch: __init__ asking bell breaker canary chunks events failures held hosts keeper
-llava_ollama/batch: levels local
-llava_ollama/batch: outcomes pace pictures requests run runner sources tally thumbnails work
-llava_ollama/cli: __init__ app ask bars batch compare complete completion demo doctor export
-llava_ollama/cli: files frame inspect install inventory look output question status verify watching
+llava_ollama/batch: levels local outcomes pace pictures requests run runner sources tally
+llava_ollama/batch: thumbnails work
+llava_ollama/cli: __init__ app ask bars batch compare complete completion demo doctor export files
+llava_ollama/cli: frame inspect install inventory look output question status verify watching
+llava_ollama/cli: gallery
 llava_ollama/engine: __init__ completion connection embedded interface llamacpp ollama
 llava_ollama/engine: persistent
 llava_ollama/export: __init__ csv doors interface jsonl openai outline packet parquet sidecars

@@ -23,6 +23,7 @@ COMMANDS = {
     "batch": "batch:batch",
     "status": "status:status",
     "export": "export:export",
+    "gallery": "gallery:gallery",
     "list": "inventory:list_models",
     "show": "inventory:show",
     "remove": "inventory:remove",

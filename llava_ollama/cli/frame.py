@@ -279,6 +279,7 @@ SUMMARIES = {
     "batch": "Ask about many pictures, and go on where it stopped.",
     "status": "Say how far a batch run is.",
     "export": "Write a run's answers as sidecars or tables.",
+    "gallery": "Write a page on which a run's pictures and answers are looked at.",
     "list": "List the catalog and what is installed.",
     "show": "Say which bytes and which words a model is made of.",
     "remove": "Remove an installed model.",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import re
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ PAGE = "index.html"
 """What a browser opens."""
 _FILES = (PAGE, "gallery.css", "gallery.js")
 _INDEX = "data/index.js"
+_HALVES = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -40,18 +42,21 @@ class Gallery:
         return self.folder / PAGE
 
 
-def build(
+def build(  # noqa: PLR0913 - a page has its parts
     rows: Iterable[Row],
     thumbnails: Thumbnails,
     target: Path,
     *,
     title: str = "Pictures",
+    base: Path | None = None,
     reporter: Reporter = SILENT,
 ) -> Gallery:
     """Write the gallery of `rows`, in which those of a picture follow each other, to `target`.
 
     An older gallery there is replaced once the new one is whole. Pictures are never copied; a
-    small one that is missing is made from the original, if that is still the same.
+    small one that is missing is made from the original, if that is still the same. To those below
+    `base` leads a relative path, so that this folder may be moved; by default it is the one that
+    the gallery is in.
 
     Raises:
         UsageProblem: what is at `target` is no gallery, or somebody else is writing one there.
@@ -59,16 +64,11 @@ def build(
     """
     target = Path(os.path.abspath(target))  # noqa: PTH100 - links in it are the user's own
     _check(target)
+    top = os.path.abspath(base or target.parent)  # noqa: PTH100 - likewise
+    place = {"title": title, "base": top, "up": f"{os.path.relpath(top, target)}/"}
     with _beside(target) as part:
-        pictures = _write(rows, thumbnails, part, _Said(title, target.parent, reporter))
-        return Gallery(target, pictures)
-
-
-@dataclass(frozen=True)
-class _Said:
-    title: str
-    base: Path
-    reporter: Reporter
+        pictures = _write(_grouped(rows, thumbnails), part, place, reporter)
+    return Gallery(target, pictures)
 
 
 def _check(target: Path) -> None:
@@ -119,24 +119,36 @@ def _writing(target: Path) -> Iterator[None]:
         ) from exc
 
 
-def _write(rows: Iterable[Row], thumbnails: Thumbnails, folder: Path, said: _Said) -> int:
-    for name in _FILES:
-        shutil.copyfile(resources.find(f"templates/gallery/{name}"), folder / name)
-    index, task = Index(), f"gallery of {said.title}"
-    data = scripts.Shards(folder, "pictures", scripts.PICTURES, scripts.pictures_file)
-    small = scripts.Shards(folder, "thumbnails", scripts.THUMBNAILS, scripts.thumbnails_file)
-    said.reporter.started(task)
+def _grouped(
+    rows: Iterable[Row], thumbnails: Thumbnails
+) -> Iterator[tuple[list[Row], bytes | None]]:
+    """Yield all answers about a picture, with its small one."""
     for _, group in itertools.groupby(rows, key=lambda row: row.item):
         answers = list(group)
-        jpeg = scripts.jpeg(_thumbnail(answers[0], thumbnails))
-        written = small.add(jpeg)
+        yield answers, _thumbnail(answers[0], thumbnails)
+
+
+def _write(
+    pictures: Iterable[tuple[list[Row], bytes | None]],
+    folder: Path,
+    place: Mapping[str, str],
+    reporter: Reporter,
+) -> int:
+    for name in _FILES:
+        shutil.copyfile(resources.find(f"templates/gallery/{name}"), folder / name)
+    index, task = Index(), "gallery"
+    data = scripts.Shards(folder, "pictures", scripts.PICTURES, scripts.pictures_file)
+    small = scripts.Shards(folder, "thumbnails", scripts.THUMBNAILS, scripts.thumbnails_file)
+    reporter.started(task)
+    for answers, jpeg in pictures:
+        written = small.add(scripts.jpeg(jpeg))
         written += data.add(_picture(answers, index, small=jpeg is not None))
-        said.reporter.advanced(task, written)
-    said.reporter.advanced(task, small.flush() + data.flush())
+        reporter.advanced(task, written)
+    reporter.advanced(task, small.flush() + data.flush())
     (folder / "data").mkdir(exist_ok=True)
-    document = index.document(_text(said.title), _text(str(said.base)))
+    document = index.document(**{key: _text(value) for key, value in place.items()})
     (folder / _INDEX).write_bytes(scripts.script("index", document))
-    said.reporter.finished(task)
+    reporter.finished(task)
     return index.pictures
 
 
@@ -144,7 +156,10 @@ def _picture(rows: Sequence[Row], index: Index, *, small: bool) -> list[Any]:
     first = rows[0]
     name = _text(first.path)
     size = [first.width or 0, first.height or 0]
-    return [name, _original(first.path, name), *size, int(small), index.answers_of(rows)]
+    # Of a picture within a file of requests only the user's own name for it says which it is.
+    custom = "" if _is_named_so(first.path) else _text(first.custom_id)
+    original = _original(first.path, name)
+    return [name, custom, original, *size, int(small), index.answers_of(rows)]
 
 
 def _original(path: str, name: str) -> int | str:
@@ -162,8 +177,8 @@ def _is_named_so(path: str) -> bool:
 
 
 def _text(path: str) -> str:
-    """Return a path as people may read it: bytes that are not UTF-8 become question marks."""
-    return os.fsencode(path).decode(errors="replace")
+    """Return a path as people may read it: bytes that are not UTF-8 are replaced."""
+    return _HALVES.sub("\N{REPLACEMENT CHARACTER}", path)
 
 
 def _thumbnail(row: Row, thumbnails: Thumbnails) -> bytes | None:
@@ -174,13 +189,13 @@ def _thumbnail(row: Row, thumbnails: Thumbnails) -> bytes | None:
 
 def _made(row: Row, sha256: str, thumbnails: Thumbnails) -> bytes | None:
     """Make a small picture from the original, unless that is gone or another one by now."""
-    if not (row.width and row.height and _is_named_so(row.path)):
+    if not _is_named_so(row.path):
         return None
     try:
         data, _ = sources.read(row.path)
         if not isinstance(data, bytes) or hashlib.sha256(data).hexdigest() != sha256:
             return None
-        jpeg = thumbnail(prepare(data, CLIP_L_SIDE, decode="fast"), row.width, row.height)
+        jpeg = thumbnail(prepare(data, CLIP_L_SIDE, decode="fast"))
     except ImageError:
         return None
     thumbnails.put(sha256, jpeg)

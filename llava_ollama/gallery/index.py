@@ -11,6 +11,8 @@ from llava_ollama.gallery import scripts
 
 _SECONDS = 2
 """Digits after the point."""
+_ASKS = 1000
+"""Questions that the page is told once; beyond, as with one for each picture, by each answer."""
 
 
 class Index:
@@ -36,16 +38,15 @@ class Index:
             self._counts[name].update({answer[column] for answer in answers})
         return answers
 
-    def document(self, title: str, base: str) -> dict[str, Any]:
-        """Return what the page is told first; `base` is the folder that has the gallery's."""
+    def document(self, **place: str) -> dict[str, Any]:
+        """Return what the page is told first, with its title and the `place` that it is in."""
         tables = {name: list(table) for name, table in self._tables.items() if name != "asks"}
         counts = {
             name: [count[number] for number in self._tables[name].values()]
             for name, count in self._counts.items()
         }
         return {
-            "title": title,
-            "base": base,
+            **place,
             "pictures": self.pictures,
             "answers": self.answers,
             "shard": scripts.PICTURES,
@@ -70,12 +71,14 @@ class Index:
             self._number("models", row.model_digest),
         ]
 
-    def _ask(self, row: Row) -> int:
-        number = self._number("asks", row.ask)
-        if number == len(self._asks):
-            asked = {"prompt": row.prompt, "system": row.system, "structured": row.structured}
+    def _ask(self, row: Row) -> int | dict[str, Any]:
+        known = self._tables["asks"]
+        asked = {"prompt": row.prompt, "structured": row.structured}
+        if row.ask not in known:
+            if len(known) == _ASKS:
+                return asked
             self._asks.append(asked)
-        return number
+        return self._number("asks", row.ask)
 
     def _number(self, table: str, value: Any) -> int:
         known = self._tables[table]

@@ -10,13 +10,14 @@ LONGEST = 224
 """Pixels: sharp enough for a tile, and 5 to 8 kB as a JPEG file."""
 
 
-def thumbnail(prepared: PreparedPicture, width: int, height: int) -> bytes:
-    """Return a small JPEG file of a picture that upright has `width` x `height` pixels.
+def thumbnail(prepared: PreparedPicture) -> bytes:
+    """Return a small JPEG file of a picture that is prepared.
 
     It is made from what the model sees, less the padding: 0.8 ms, from 12 million pixels 35 ms.
     """
     from PIL import PngImagePlugin
 
+    width, height = prepared.original or (prepared.width, prepared.height)
     with PngImagePlugin.PngImageFile(io.BytesIO(prepared.data)) as image:
         box = _inside(prepared.width, prepared.height, width / height)
         scale = min(1.0, LONGEST / max(box[2] - box[0], box[3] - box[1]))

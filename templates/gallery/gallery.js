@@ -6,6 +6,7 @@
 const gallery = (() => {
   const MOST_TILES = 200;
   const TALLEST = 15_000_000; // px; Chromium cuts an element off at some 16.7 million
+  const MOST_ASKS = 50; // to choose from: more have a picture each
   const AT_ONCE = 4; // scripts of answers that load at the same time
   const KEPT = 256; // scripts of small pictures in memory: some 60 MB, and more than there are tiles
   const STILL = 150; // ms without a scroll event
@@ -13,7 +14,7 @@ const gallery = (() => {
   const KINDS = { picture: "picture", request: "request refused", crash: "runner crashed", timeout: "timeout", empty: "empty answer", daemon: "daemon", answer: "not to the schema" };
 
   // Columns of a picture, and of an answer, as `gallery/index.py` writes them.
-  const [PATH, ORIGINAL, WIDTH, HEIGHT, SMALL, ANSWERS] = [0, 1, 2, 3, 4, 5];
+  const [PATH, CUSTOM, ORIGINAL, WIDTH, HEIGHT, SMALL, ANSWERS] = [0, 1, 2, 3, 4, 5, 6];
   const [ASK, STATE, TEXT, FINISH, KIND, ERROR, TOKENS, SECONDS, HOST, MODEL] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9];
 
   const $ = (id) => document.getElementById(id);
@@ -58,7 +59,7 @@ const gallery = (() => {
   }
 
   const count = (number) => number.toLocaleString("en");
-  const nameOf = (picture) => picture[PATH].split(/[\\/]/).pop();
+  const nameOf = (picture) => picture[CUSTOM] || picture[PATH].split(/[\\/]/).pop();
 
   // Loading
 
@@ -126,9 +127,10 @@ const gallery = (() => {
 
   function textOf(number) {
     const picture = pictures[number];
-    return (texts[number] ??= [picture[PATH], ...picture[ANSWERS].map((a) => `${a[TEXT]}\n${a[ERROR]}`)].join("\n").toLowerCase());
+    return (texts[number] ??= [picture[PATH], picture[CUSTOM], ...picture[ANSWERS].map((a) => `${a[TEXT]}\n${a[ERROR]}`)].join("\n").toLowerCase());
   }
 
+  const askOf = (answer) => index.asks[answer[ASK]] ?? answer[ASK];
   const answerOf = (picture) => picture[ANSWERS].find((a) => a[ASK] === wanted.ask) ?? picture[ANSWERS][0];
   const byNumber = (value) => (a, b) => value(pictures[b]) - value(pictures[a]) || a - b;
   const names = new Intl.Collator("en", { numeric: true });
@@ -401,13 +403,13 @@ const gallery = (() => {
   function addressOf(picture) {
     const path = picture[PATH], encoded = (text) => text.split("/").map(encodeURIComponent).join("/");
     if (picture[ORIGINAL] !== 1) return picture[ORIGINAL] || "";
-    const base = `${index.base}/`;
-    // Beside the gallery: then both may be moved together.
-    return path.startsWith(base) ? `../${encoded(path.slice(base.length))}` : `file://${encoded(path)}`;
+    const base = index.base.replace(/\/?$/, "/");
+    // Beside the gallery: both may be moved together.
+    return path.startsWith(base) ? `${index.up}${encoded(path.slice(base.length))}` : `file://${encoded(path)}`;
   }
 
   function articleOf(answer) {
-    const ask = index.asks[answer[ASK]], state = index.states[answer[STATE]];
+    const ask = askOf(answer), state = index.states[answer[STATE]];
     const article = make("article");
     article.append(write(make("h3"), ask.prompt));
     if (state !== "done") article.append(make("span", `flag ${state === "failed" ? "failed" : "other"}`, WORDS[state] ?? state));
@@ -475,7 +477,7 @@ const gallery = (() => {
       image.src = picture[SMALL] ? smallOf(shown[place]) : "";
       if (image.getAttribute("src")) entry.append(image);
       for (const answer of picture[ANSWERS]) {
-        if (picture[ANSWERS].length > 1) entry.append(make("small", "", index.asks[answer[ASK]].prompt));
+        if (picture[ANSWERS].length > 1) entry.append(make("small", "", askOf(answer).prompt));
         entry.append(make("p", "", answer[TEXT] || answer[ERROR]));
       }
       entry.append(make("small", "", nameOf(picture)));
@@ -526,7 +528,7 @@ const gallery = (() => {
     const counted = (name) => index[name].map((value, n) => [value, index.counts[name][n]]).filter(([value]) => value);
     const states = counted("states"), cut = counted("finishes").filter(([value]) => value === "length");
     if (states.length + cut.length > 1) chips([["", index.pictures], ...states, ...cut]);
-    options($("ask"), index.asks.map((ask, n) => [n, ask.prompt.slice(0, 80)]));
+    options($("ask"), index.asks.length > MOST_ASKS ? [] : index.asks.map((ask, n) => [n, ask.prompt.slice(0, 80)]));
     options($("kind"), [["", "any error"], ...counted("kinds").map(([kind, number]) => [kind, `${KINDS[kind] ?? kind} (${count(number)})`])]);
     const hosts = counted("hosts");
     options($("host"), hosts.length < 2 ? [] : [["", "all hosts"], ...hosts.map(([host]) => [host, host])]);
