@@ -168,7 +168,10 @@ def _original(path: str, name: str) -> int | str:
         return 0
     if os.sep == "/" and path == name and path.startswith("/"):
         return 1
-    return Path(os.path.abspath(path)).as_uri()  # noqa: PTH100 - links in it are the user's own
+    try:
+        return Path(os.path.abspath(path)).as_uri()  # noqa: PTH100 - links in it are the user's own
+    except UnicodeEncodeError:  # no path: JSON can spell half of a surrogate pair
+        return 0
 
 
 def _is_named_so(path: str) -> bool:
