@@ -14,7 +14,7 @@ from llava_ollama.batch.work import Item, Seen
 from llava_ollama.errors import ImageError
 from llava_ollama.images import PreparedPicture, Vision
 
-Thumbnail = Callable[[PreparedPicture, int, int], bytes]
+Thumbnail = Callable[[PreparedPicture], bytes]
 """Makes a small JPEG file of a picture that upright is so wide and so high."""
 
 
@@ -43,7 +43,7 @@ def ready(item: Item, vision: Vision, thumbnail: Thumbnail | None = None) -> Rea
         mtime_ns=mtime_ns,
         width=width,
         height=height,
-        thumbnail=thumbnail(picture, width, height) if thumbnail else None,
+        thumbnail=thumbnail(picture) if thumbnail else None,
     )
     return Ready(picture, seen)
 
