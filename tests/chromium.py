@@ -20,9 +20,9 @@ _FLAGS = (
     *("--disable-dev-shm-usage", "--remote-debugging-pipe", "--window-size=1280,860"),
 )
 # It reads commands from descriptor 3 and writes to 4, whatever these are here.
-_START = """import os, sys
-a, b = os.dup(int(sys.argv[1])), os.dup(int(sys.argv[2]))
-os.dup2(a, 3); os.dup2(b, 4)
+_START = """import fcntl, os, sys
+a, b = (fcntl.fcntl(int(fd), fcntl.F_DUPFD, 10) for fd in sys.argv[1:3])
+os.dup2(a, 3); os.dup2(b, 4); os.close(a); os.close(b)
 os.execv(sys.argv[3], sys.argv[3:])"""
 _PATIENCE = 30.0
 
