@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from llava_ollama.batch.events import HostChanged, HostState, Listener, Warned, nobody
 from llava_ollama.batch.hosts import Host, another
+from llava_ollama.batch.watch import Watch
 from llava_ollama.errors import (
     CheckFailed,
     DaemonBusy,
@@ -17,6 +18,8 @@ from llava_ollama.errors import (
     UsageProblem,
 )
 
+_LONGEST = 60
+"""Characters of an answer that are shown."""
 Canary = Callable[[Host], Awaitable[None]]
 
 
@@ -35,6 +38,7 @@ class Keeper:
     wait: float = 600.0
     """Seconds without an answer of any host, after which the run ends."""
     tell: Listener = nobody
+    _watches: dict[str, Watch] = field(default_factory=dict)
 
     async def recover(self, host: Host) -> None:
         """Wait until `host` may be tried again, look at it once, and let it in if it is well.
@@ -86,6 +90,18 @@ class Keeper:
         host.breaker.answered()
         if was != host.state:
             self._changed(host)
+
+    def heard(self, host: Host, ask: int, sha256: str, text: str) -> None:
+        """Note an answer; the canary is asked again when too many are the same."""
+        if self._watches.setdefault(host.name, Watch()).is_odd(ask, sha256, text):
+            words = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+            self.tell(
+                Warned(
+                    f"`{host.name}` keeps saying `{words}` of different pictures; it is tested",
+                    "If they are alike, nothing is wrong; the run ends if the model does not see",
+                )
+            )
+            self.doubt(host)
 
     def doubt(self, host: Host) -> None:
         """Have the canary asked again before anything else is."""

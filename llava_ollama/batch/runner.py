@@ -166,7 +166,7 @@ class Runner:
     async def _carry(self, host: Host, held: Held) -> None:
         """Ask `host` all that is left to be asked about one picture."""
         try:
-            while held.left and not self._stopping and await self._put(host, held):
+            while held.left and self._goes_on(host) and await self._put(host, held):
                 pass
         finally:
             host.asked -= 1
@@ -176,6 +176,9 @@ class Runner:
             self._rack.back(held)
         else:
             self._finish(held)
+
+    def _goes_on(self, host: Host) -> bool:
+        return host.met and not self._stopping
 
     async def _put(self, host: Host, held: Held) -> bool:
         """Put the next question; return whether the host may be asked on about this picture."""
@@ -192,6 +195,7 @@ class Runner:
         host.pace.answered(now, said.tokens)
         outcome = self._patience.answered(held.job, question, said)
         self._close(held, question, replace(outcome, seconds=now - begun, host=host.name))
+        self._keeper.heard(host, question.id, held.sha256, said.text)
         return True
 
     # What follows
