@@ -76,6 +76,8 @@ class Scripted:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _now: int = 0
     over: threading.Event = field(default_factory=threading.Event)
+    met: threading.Event = field(default_factory=threading.Event)
+    """Set by the first question that is no canary."""
 
     @property
     def url(self) -> str:
@@ -131,6 +133,8 @@ class Scripted:
                 options=body.get("options") or {},
             )
             self.heard.append(heard)
+        if not heard.is_canary:
+            self.met.set()
         try:
             return self.reply(heard)
         finally:
@@ -171,7 +175,7 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format, *args) -> None:  # noqa: A002 - the base class's name
         pass
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: PLR0911 - a path each
         body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
         script = self.server.script
         if self.path == "/api/version":

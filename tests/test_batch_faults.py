@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
 
 from llava_ollama.batch.chunks import ChunkFeed
-from llava_ollama.batch.outcomes import EMPTY
+from llava_ollama.batch.events import Event, HostChanged, Warned
+from llava_ollama.batch.outcomes import EMPTY, Patience
+from llava_ollama.batch.run import Manner
+from llava_ollama.errors import CheckFailed, DaemonUnreachable, LlavaOllamaError, UsageProblem
 from tests.batches import asked, host, jobs
 from tests.scripted import (
     BAD,
@@ -16,12 +20,14 @@ from tests.scripted import (
     CRASH,
     HANG_UP,
     STALL,
+    Heard,
     Reply,
     Scripted,
     colourful,
     expected,
     failing,
     of,
+    says,
 )
 
 COUNT = 12
@@ -114,3 +120,182 @@ def test_who_crashes_a_runner_is_asked_alone_and_once_elsewhere(pictures: list[P
     assert sorted(map(len, heard)) == [1, 2]
     alone = [each for many in heard for each in (many[1:] if len(many) > 1 else many)]
     assert [each.at_once for each in alone] == [1, 1]
+
+
+def test_a_daemon_whose_runner_always_dies_is_not_the_pictures_fault(pictures: list[Path]):
+    feed = ChunkFeed(jobs(pictures))
+    died: list[bool] = []
+
+    def reply(heard: Heard) -> Reply:
+        died.append(bool(died) or heard.picture == of(pictures[4]))
+        return CRASH if died[-1] else says(heard)
+
+    with Scripted(reply) as daemon, pytest.raises(DaemonUnreachable) as caught:
+        asked([host(daemon.url)], feed, Manner(Patience(hosts=1.0)))
+    assert "unexpectedly stopped" in caught.value.message
+    assert all(outcome.state == "done" for outcome in feed.outcomes.values())
+    assert not feed.outcomes.keys() & {(4, 0)}
+
+
+# Hosts
+
+
+def test_a_host_that_dies_gives_its_pictures_back_and_is_used_again(tmp_path: Path):
+    pictures = colourful(tmp_path / "pictures", 60)
+    heard: list[Event] = []
+    with Scripted() as one, Scripted() as other:
+        back = Scripted(port=one.port)
+
+        def reply(question: Heard) -> Reply:
+            if len(other.asked) == 10:
+                one.die()
+            if len(other.asked) == 25:
+                back.__enter__()
+            if len(other.asked) > 25:
+                back.met.wait(10)
+            return says(question)
+
+        other.reply = reply
+        feed = ChunkFeed(jobs(pictures))
+        asked([host(one.url), host(other.url)], feed, heard=heard)
+        back.die()
+    everything_is_right(feed, pictures)
+    assert all(outcome.attempts == 1 for outcome in feed.outcomes.values())
+    states = [e.state for e in heard if isinstance(e, HostChanged) and e.name == one.url]
+    assert [states[0], states[-1]] == ["up", "up"]
+    assert "down" in states
+    assert one.asked
+    assert back.asked
+    assert len(one.asked) + len(other.asked) + len(back.asked) <= 60 + 2
+
+
+def test_hosts_with_different_models_are_refused(pictures: list[Path]):
+    feed = ChunkFeed(jobs(pictures))
+    with Scripted() as one, Scripted(model="b") as other, pytest.raises(UsageProblem) as caught:
+        asked([host(one.url), host(other.url)], feed)
+    assert caught.value.message == (
+        f"`{other.url}` holds another model than `{one.url}`, so their answers would not be of"
+        " one kind"
+    )
+    assert caught.value.hint is not None
+    assert f"--host {other.url} --name tiny --force" in caught.value.hint
+    assert not one.heard
+
+
+def test_a_host_that_comes_later_with_another_model_is_left_out(pictures: list[Path]):
+    late = Scripted(model="b")
+    with late:
+        pass  # so that it has a port
+
+    def reply(question: Heard) -> Reply:
+        if len(one.asked) == 3:
+            late.__enter__()
+        if len(one.asked) > 3:
+            left_out.wait(10)
+        return says(question)
+
+    left_out = threading.Event()
+
+    class Events(list[Event]):
+        def append(self, event: Event) -> None:
+            super().append(event)
+            if isinstance(event, HostChanged) and event.state == "left out":
+                left_out.set()
+
+    heard = Events()
+    feed = ChunkFeed(jobs(pictures))
+    with Scripted(reply) as one:
+        asked([host(one.url), host(late.url)], feed, heard=heard)
+    late.die()
+    everything_is_right(feed, pictures)
+    assert left_out.is_set()
+    assert not late.heard
+    warned = [event.message for event in heard if isinstance(event, Warned)]
+    assert [late.url in message for message in warned] == [True, True]
+
+
+def test_without_a_host_the_run_ends_and_may_go_on_later(pictures: list[Path]):
+    feed = ChunkFeed(jobs(pictures))
+
+    def reply(question: Heard) -> Reply:
+        if len(daemon.asked) == 5:
+            threading.Thread(target=daemon.die).start()
+        return says(question)
+
+    with Scripted(reply) as daemon, pytest.raises(DaemonUnreachable) as caught:
+        asked([host(daemon.url)], feed, Manner(Patience(hosts=0.5)))
+    assert caught.value.exit_code == 3
+    assert caught.value.message.startswith("no host has answered for 0.5 seconds: ")
+    done = len(feed.outcomes)
+    assert 0 < done < COUNT
+    with Scripted() as daemon:
+        asked([host(daemon.url)], feed)
+    everything_is_right(feed, pictures)
+    assert len(daemon.asked) == COUNT - done
+
+
+# The canary
+
+
+@pytest.mark.parametrize("words", ["A picture of nothing at all.", ""])
+def test_a_model_that_does_not_see_ends_the_run(words: str, pictures: list[Path]):
+    feed = ChunkFeed(jobs(pictures))
+    with Scripted(lambda _: words) as daemon, pytest.raises(CheckFailed) as caught:
+        asked([host(daemon.url)], feed)
+    assert caught.value.message.startswith("the model does not see: of two different pictures")
+    assert not daemon.asked
+    assert not feed.outcomes
+
+
+def test_a_model_that_stops_seeing_ends_the_run(tmp_path: Path):
+    pictures = colourful(tmp_path / "pictures", 40)
+    feed = ChunkFeed(jobs(pictures))
+    blind: list[Heard] = []
+
+    def reply(heard: Heard) -> Reply:
+        if len(daemon.asked) <= 10:
+            return says(heard)
+        blind.append(heard)
+        return "A dark picture of an empty room."
+
+    heard: list[Event] = []
+    with Scripted(reply) as daemon, pytest.raises(CheckFailed):
+        asked([host(daemon.url)], feed, heard=heard)
+    assert len(blind) < 16
+    assert any("keeps saying" in event.message for event in heard if isinstance(event, Warned))
+
+
+def test_pictures_that_are_alike_are_no_reason_to_end(tmp_path: Path):
+    pictures = colourful(tmp_path / "pictures", 40)
+
+    def reply(heard: Heard) -> Reply:
+        return says(heard) if heard.is_canary else "A dark picture of an empty room."
+
+    feed = ChunkFeed(jobs(pictures))
+    with Scripted(reply) as daemon:
+        assert asked([host(daemon.url)], feed).counts.done == 40
+    canaries = sum(heard.is_canary for heard in daemon.heard)
+    assert 4 <= canaries <= 8
+
+
+def test_short_answers_may_be_the_same(tmp_path: Path):
+    pictures = colourful(tmp_path / "pictures", 40)
+
+    def reply(heard: Heard) -> Reply:
+        return says(heard) if heard.is_canary else "No."
+
+    feed = ChunkFeed(jobs(pictures))
+    with Scripted(reply) as daemon:
+        asked([host(daemon.url)], feed)
+    assert sum(heard.is_canary for heard in daemon.heard) == 2
+
+
+def test_errors_of_a_journal_end_the_run_as_they_are(pictures: list[Path]):
+    class Full(ChunkFeed):
+        def take(self, most: int):
+            if self.outcomes:
+                raise LlavaOllamaError("the disk is full")
+            return super().take(most)
+
+    with Scripted() as daemon, pytest.raises(LlavaOllamaError, match="the disk is full"):
+        asked([host(daemon.url)], Full(jobs(pictures)))

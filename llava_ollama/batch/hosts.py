@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -39,6 +38,10 @@ class Site(Protocol):
 
     def remedy(self, digest: str | None) -> str:
         """Return the command that brings the model of this digest to it."""
+        ...
+
+    async def close(self) -> None:
+        """Close the engine, and what else is open."""
         ...
 
 
@@ -99,31 +102,31 @@ class OllamaSite:
 
     def __init__(self, model: str, host: str, *, timeout: float = DEFAULT_TIMEOUT) -> None:
         """`host` is a base URL (`settings.parse_host`), `timeout` the seconds for an answer."""
+        from llava_ollama.daemon import Daemon
         from llava_ollama.engine.ollama import AsyncOllamaEngine
 
         self.name, self._model = host, model
-        self._timeout = timeout
         self.engine: AsyncEngine = AsyncOllamaEngine(model, host, timeout=timeout)
+        self._daemon = Daemon(host, timeout=min(timeout, _LOOK))
 
     async def look(self) -> None:
         """See `Site.look`: `GET /api/version`."""
-        from llava_ollama.daemon import Daemon
-
-        with closing(Daemon(self.name, timeout=_LOOK)) as daemon:
-            await asyncio.to_thread(daemon.version)
+        await asyncio.to_thread(self._daemon.version)
 
     async def digest(self) -> str | None:
         """See `Site.digest`."""
-        from llava_ollama.daemon import Daemon
-
-        with closing(Daemon(self.name, timeout=self._timeout)) as daemon:
-            shown = await asyncio.to_thread(daemon.show, self._model)
+        shown = await asyncio.to_thread(self._daemon.show, self._model)
         package = shown.package()
         return package.digest() if package else None
 
     def remedy(self, digest: str | None) -> str:  # noqa: ARG002 - the name is the same everywhere
         """See `Site.remedy`."""
         return f"llava-ollama install … --host {self.name} --name {self._model} --force"
+
+    async def close(self) -> None:
+        """See `Site.close`."""
+        self._daemon.close()
+        await self.engine.close()
 
 
 class LlamaCppSite:
@@ -143,6 +146,10 @@ class LlamaCppSite:
     def remedy(self, digest: str | None) -> str:  # noqa: ARG002 - it cannot tell which model
         """See `Site.remedy`."""
         return f"leave `{self.name}` out"
+
+    async def close(self) -> None:
+        """See `Site.close`."""
+        await self.engine.close()
 
 
 def server(url: str, *, api_key: str | None = None, timeout: float = DEFAULT_TIMEOUT) -> Site:

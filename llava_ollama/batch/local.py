@@ -89,7 +89,7 @@ async def _describe(
             return await _work(batch, hosts, book, agreed=agreed, tell=tell)
     finally:
         for host in hosts:
-            await host.site.engine.close()
+            await host.site.close()
 
 
 async def _work(

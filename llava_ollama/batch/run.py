@@ -140,7 +140,7 @@ async def run(
     finally:
         report.cancel()
         for host in hosts:
-            await host.site.engine.close()
+            await host.site.close()
         tell(_progress(runner, manner.left))
     return Summary(runner.tally.counts(time.monotonic()), _levels(runner))
 
