@@ -12,6 +12,7 @@ import socket
 import struct
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -64,6 +65,8 @@ class Proxy:
     release: threading.Event = field(default_factory=threading.Event)
     sent: int = 0
     """Bytes of blobs that were uploaded."""
+    watch: Callable[[str, bytes], object] = lambda _request, _body: None
+    """Told of each request and its body before anything happens to it."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _busy: int = 0
 
@@ -122,6 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _pass_on(self) -> None:
         proxy = self.server.proxy
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        proxy.watch(f"{self.command} {self.path}", body)
         fault = proxy.take(f"{self.command} {self.path}", len(body))
         release = proxy.release
         if fault.hold:
