@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -63,6 +64,8 @@ f16 = {{ file = "{f16}", size = {sizes[2]}, sha256 = "{digests[2]}"{f16_more} }}
 _LOADED = (
     *("llava_ollama.cli.install", "llava_ollama.install", "llava_ollama.tiny.demo"),
     *("httpx", "filelock", "sqlite3", "jinja2", "rich.console", "huggingface_hub", "tenacity"),
+    *("ollama", "numpy", "llava_ollama.cli.batch", "llava_ollama.batch.local", "PIL.PngImagePlugin"),
+    *("llava_ollama.engine.ollama", "llava_ollama.cli.watching", "PIL.JpegImagePlugin"),
     *("llava_ollama.weights.hub", "llava_ollama.weights.download", "llava_ollama.gguf.checks"),
 )
 
@@ -192,6 +195,9 @@ def _run(arguments: list[str], out: str) -> None:
         main(arguments, prog_name="llava-ollama")
     except SystemExit as exc:
         code = exc.code
+    except BaseException:
+        traceback.print_exc()
+        raise
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
