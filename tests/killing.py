@@ -64,7 +64,13 @@ f16 = {{ file = "{f16}", size = {sizes[2]}, sha256 = "{digests[2]}"{f16_more} }}
 _LOADED = (
     *("llava_ollama.cli.install", "llava_ollama.install", "llava_ollama.tiny.demo"),
     *("httpx", "filelock", "sqlite3", "jinja2", "rich.console", "huggingface_hub", "tenacity"),
-    *("ollama", "numpy", "llava_ollama.cli.batch", "llava_ollama.batch.local", "PIL.PngImagePlugin"),
+    *(
+        "ollama",
+        "numpy",
+        "llava_ollama.cli.batch",
+        "llava_ollama.batch.local",
+        "PIL.PngImagePlugin",
+    ),
     *("llava_ollama.engine.ollama", "llava_ollama.cli.watching", "PIL.JpegImagePlugin"),
     *("llava_ollama.weights.hub", "llava_ollama.weights.download", "llava_ollama.gguf.checks"),
 )

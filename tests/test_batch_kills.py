@@ -122,7 +122,7 @@ class Batches:
         after = {key: row for key, row in self.rows().items() if row.state == "done"}
         for key, row in before.items():
             assert after[key] == row, where
-        for (picture, prompt), _ in self.asked.items():
+        for picture, prompt in self.asked:
             if picture in self.sent:
                 assert (str(self.sent[picture]), prompt) not in before, where
         self.hits += killed and (len(after) > len(before) or self._asked_one())
