@@ -27,7 +27,7 @@ CONFIG = Config("tiny", "a" * 64, (Ask("Describe this image", options={"temperat
 PICTURES = 1_000_000
 DONE = 0.9
 TAKEN = 16
-ROUNDS = 5
+ROUNDS = 3
 ANSWER = "A photograph of a street with cars, trees and some people who walk by. " * 3
 _FILL = """
 WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :pictures)
