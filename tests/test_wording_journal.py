@@ -127,8 +127,8 @@ CASES: dict[str, tuple[Callable[[Path], object], str, str, int]] = {
         _damaged,
         "the journal `{folder}/run/journal.sqlite3` is damaged: file is not a database",
         (
-            "Save what is readable by `sqlite3 {folder}/run/journal.sqlite3 .recover`, or begin a new"
-            " run"
+            "Save what is readable by `sqlite3 {folder}/run/journal.sqlite3 .recover`, or begin a"
+            " new run"
         ),
         1,
     ),
@@ -147,8 +147,9 @@ CASES: dict[str, tuple[Callable[[Path], object], str, str, int]] = {
     "other options": (
         _begun_with(asks=(Ask("What?", "Be brief", {"seed": 1}),)),
         (
-            "the run `{folder}/run` was begun otherwise: the system prompt was none and is `Be brief`,"
-            " the option seed was not set and is `1`, the option temperature was `0` and is not set"
+            "the run `{folder}/run` was begun otherwise: the system prompt was none and is `Be"
+            " brief`, the option seed was not set and is `1`, the option temperature was `0` and is"
+            " not set"
         ),
         _OTHERWISE,
         2,
