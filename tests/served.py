@@ -1,6 +1,6 @@
 """A server in a process of its own that speaks Ollama 0.34's API, as fast as it is told to be.
 
-    with served(slots(16, each=20)) as server: ...   # tokens per second, see `simulated.Curve`
+    with served({1: 20, 16: 320}, slots=16) as server: ...   # tokens per second, by how many
 
 What it says depends on the picture only: its digest, and so many tokens. Its replies have the
 shape of 0.34.4's. `GET /counts` tells what it was asked so far.
@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,6 +45,11 @@ FIXED: Mapping[str, Any] = {
     "/api/ps": {"models": []},
     "/api/show": SHOWN,
 }
+ERRORS = {
+    "500": "an error was encountered while running the model",
+    "503": "server busy, please try again.  maximum pending requests exceeded",
+    "stall": "",
+}
 Body = dict[str, Any]
 
 
@@ -56,7 +61,7 @@ class Server:
     process: subprocess.Popen[str]
 
     def counts(self) -> dict[str, int]:
-        """Return `asked` (questions that came), `answered` and `most` (at once)."""
+        """Return `asked` (questions that came) and `answered`."""
         with urllib.request.urlopen(f"{self.url}/counts", timeout=10) as reply:
             counts: dict[str, int] = json.load(reply)
         return counts
@@ -68,9 +73,14 @@ class Server:
 
 
 @contextmanager
-def served(rates: Mapping[int, float], slots: int = 10**9) -> Iterator[Server]:
-    """Serve with so many tokens per second at so many questions at once (`simulated.points`)."""
-    law = json.dumps({"rates": rates, "slots": slots})
+def served(
+    rates: Mapping[int, float], slots: int = 10**9, *, faults: Sequence[str] = (), every: int = 100
+) -> Iterator[Server]:
+    """Serve with so many tokens per second at so many questions at once (`simulated.points`).
+
+    Of `every` questions one meets a fault, the next of `faults`: a status, or "stall".
+    """
+    law = json.dumps({"rates": rates, "slots": slots, "faults": faults, "every": every})
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.served", law], stdout=subprocess.PIPE, text=True
     )
@@ -86,6 +96,8 @@ def served(rates: Mapping[int, float], slots: int = 10**9) -> Iterator[Server]:
 @dataclass
 class _Serving:
     shared: Shared
+    faults: Sequence[str] = ()
+    every: int = 100
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("asked", "answered"), 0))
     ready: dict[int, asyncio.Event] = field(default_factory=dict)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -127,6 +139,9 @@ class _Serving:
         if path == "/counts":
             return 200, json.dumps(self.counts).encode()
         if path in {"/api/chat", "/v1/chat/completions"} and body.get("messages"):
+            asked = self.counts["asked"] = self.counts["asked"] + 1
+            if self.faults and asked % self.every == self.every // 2:
+                return await _broken(self.faults[asked // self.every % len(self.faults)])
             return 200, await self.chat(path, body)
         if path in FIXED:
             return 200, json.dumps(FIXED[path]).encode()
@@ -136,7 +151,6 @@ class _Serving:
         digest = hashlib.sha256(_picture(body)).digest()
         tokens = TOKENS // 2 + digest[0] % (TOKENS + 1)
         number, begun = self.counts["asked"], time.monotonic()
-        self.counts["asked"] += 1
         self.ready[number] = over = asyncio.Event()
         self.shared.add(begun, tokens, number)
         self.changed.set()
@@ -147,6 +161,12 @@ class _Serving:
             return _completion(text, tokens)
         nanoseconds = int((time.monotonic() - begun) * 1e9)
         return _chat(text, tokens, nanoseconds)
+
+
+async def _broken(fault: str) -> tuple[int, bytes]:
+    if fault == "stall":
+        await asyncio.sleep(3600)
+    return int(fault), json.dumps({"error": ERRORS[fault]}).encode()
 
 
 def _picture(body: Body) -> bytes:
@@ -191,8 +211,8 @@ def _completion(text: str, tokens: int) -> bytes:
     return json.dumps(reply).encode()
 
 
-async def _serve(curve: Curve) -> None:
-    serving = _Serving(Shared(curve, now=time.monotonic()))
+async def _serve(curve: Curve, faults: Sequence[str], every: int) -> None:
+    serving = _Serving(Shared(curve, now=time.monotonic()), faults, every)
     server = await asyncio.start_server(serving.meet, "127.0.0.1", 0, limit=1 << 26)
     sys.stdout.write(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}\n")
     sys.stdout.flush()
@@ -202,4 +222,4 @@ async def _serve(curve: Curve) -> None:
 if __name__ == "__main__":
     law = json.loads(sys.argv[1])
     shape = points({int(at_once): rate for at_once, rate in law["rates"].items()})
-    asyncio.run(_serve(Curve(shape.rate, law["slots"])))
+    asyncio.run(_serve(Curve(shape.rate, law["slots"]), law["faults"], law["every"]))

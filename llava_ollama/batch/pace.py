@@ -188,6 +188,8 @@ class Pace:
 
     def idle(self) -> None:
         """Note it: a level that is not filled says nothing about itself."""
+        if self._window.skip > 0:
+            return  # it is only just being filled
         self._window.starved += 1
         if self._window.is_void:
             self._window = self._filled(self.level)

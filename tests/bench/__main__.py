@@ -12,8 +12,16 @@ from typing import Any
 from tests.bench import Figure
 
 NAMES = (
-    *("startup", "ask", "pictures", "install", "transfer", "hashing", "memory"),
-    *("journal", "testing"),
+    "startup",
+    "ask",
+    "pictures",
+    "install",
+    "transfer",
+    "hashing",
+    "memory",
+    "journal",
+    "testing",
+    "pace",
 )
 RESULTS = Path(__file__).with_name("results.json")
 
