@@ -133,7 +133,7 @@ class Pace:
         self._rungs = sorted({rung for rung in RUNGS if rung < most} | {start, most})
         self._base = self._trial = self._rungs.index(start)
         # A remembered level is probably right; what would be bad is one that is far too high.
-        self._up, self._step = (True, 2) if start == 1 else (False, 1)
+        self._up = self._far = start == 1
         self._gap, self._until = (0, 0) if start == 1 else (2 * self._least, self._round)
         self._known = _Measured()
         self._tried = _Measured()
@@ -183,7 +183,7 @@ class Pace:
             half = max(1, self.level // 2)
             self._base = max(i for i, rung in enumerate(self._rungs) if rung <= half)
             self._known = _Measured()
-            self._up, self._step, self._gap = True, 1, max(self._gap, self._least)
+            self._up, self._far, self._gap = True, False, max(self._gap, self._least)
             self._go(self._base)
 
     def idle(self) -> None:
@@ -199,7 +199,7 @@ class Pace:
         if self._trial == self._base:
             if self._changed(measured.rate):
                 self._known = _Measured()
-                self._gap, self._until, self._step = self._least, self._round, 2
+                self._gap, self._until, self._far = self._least, self._round, True
             self._known.add(measured, most=2 * self._enough)
             if self._spent >= self._until and self._known.answers >= min(self._until, ENOUGH):
                 self._try()
@@ -231,26 +231,32 @@ class Pace:
         """Begin a trial of a neighbour; at an end of the ladder, of the one on the other side."""
         last = len(self._rungs) - 1
         if self._base == (last if self._up else 0):
-            self._up, self._step = not self._up, 1
-        step = self._step if self._up else -self._step
-        target = max(0, min(last, self._base + step))
-        if target != self._base:
+            self._up, self._far = not self._up, False
+        target = self._twice() if self._far else self._base + (1 if self._up else -1)
+        if 0 <= target <= last and target != self._base:
             self._tried = _Measured()
             self._go(target)
         else:
             self._spent = 0
 
+    def _twice(self) -> int:
+        """Return the rung of about twice the level, or of about half."""
+        level = self._rungs[self._base]
+        if self._up:
+            return max(i for i, rung in enumerate(self._rungs) if rung <= 2 * level)
+        return min(i for i, rung in enumerate(self._rungs) if 2 * rung >= level)
+
     def _won(self, ratio: float) -> None:
         """Stay at the level that was tried, and look further that way; at once if much was won."""
         self._base, self._known = self._trial, self._tried
-        self._step, self._gap, self._until = 2, self._least, self._least
+        self._far, self._gap, self._until = True, self._least, self._least
         self._spent = 0
         if ratio >= GROWN:
             self._try()
 
     def _failed(self) -> None:
         """Go back; look the other way after a longer while."""
-        self._up, self._step = not self._up, 1
+        self._up, self._far = not self._up, False
         self._go(self._base)
         self._gap = min(32 * self._least, max(self._least, 2 * self._gap))
         self._until = self._gap
