@@ -7,7 +7,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 # Rendered by the program itself; `make check` fails when one of them is stale.
 MODELFILES := modelfiles/OLLAMA_MODELFILE_F16 modelfiles/OLLAMA_MODELFILE_INT4
 
-.PHONY: help demo test test-fast test-ollama test-clients soak bench setup daemons lint fix modelfiles readme pages check build clean
+.PHONY: help demo test test-fast test-ollama test-clients soak bench rivals setup daemons lint fix modelfiles readme pages check build clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,8 +34,10 @@ test-clients: .venv-clients/done daemons ## simonw/llm and LangChain see through
 soak: setup daemons ## The long versions of the fault tests
 	$(PYTEST) -m soak --timeout 3600
 
-bench: setup daemons ## Measure every figure in the README
+bench: setup daemons rivals ## Measure every figure in the README
 	$(BIN)/python -m tests.bench
+
+rivals: .venv/rivals ## Install the programs that the batch is measured against (a gigabyte)
 
 daemons: .venv/demo ## Build the Ollama daemons to test on (ten minutes, once; cached outside the checkout)
 	@$(BIN)/python -m tests.daemons.build
@@ -94,4 +96,11 @@ clean: ## Remove the environment and what was built
 .venv/dev: pyproject.toml .venv/demo
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev
+	@touch $@
+
+# Of their own, so that nothing of theirs is imported by accident.
+.venv/rivals: pyproject.toml .venv/demo
+	@$(BIN)/python -m venv $@
+	@$@/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@$@/bin/python -m pip install --quiet --disable-pip-version-check --group bench
 	@touch $@

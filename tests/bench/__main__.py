@@ -22,6 +22,7 @@ NAMES = (
     "journal",
     "testing",
     "pace",
+    "rivals",
 )
 RESULTS = Path(__file__).with_name("results.json")
 
