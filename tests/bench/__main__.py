@@ -12,17 +12,8 @@ from typing import Any
 from tests.bench import Figure
 
 NAMES = (
-    "startup",
-    "ask",
-    "pictures",
-    "install",
-    "transfer",
-    "hashing",
-    "memory",
-    "journal",
-    "testing",
-    "pace",
-    "rivals",
+    *("startup", "ask", "pictures", "install", "transfer", "hashing", "memory"),
+    *("journal", "testing", "pace", "rivals"),
 )
 RESULTS = Path(__file__).with_name("results.json")
 
