@@ -6,19 +6,30 @@ python -m tests.pages --write    # make them anew (`make pages`)
 
 from __future__ import annotations
 
+import hashlib
 import io
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from llava_ollama import Llava
+from llava_ollama.batch.thumbnails import Thumbnails, thumbnail
+from llava_ollama.batch.work import Row
+from llava_ollama.gallery import build
 from llava_ollama.images import prepare
 from llava_ollama.tiny.shapes import Shape, photo
-from tests import photos
+from tests import chromium, photos
+from tests.chromium import Chromium
+from tests.drawn import one_shape_pictures
+from tests.galleries import row
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = DOCS / "pictures.md"
+GALLERY = DOCS / "gallery.png"
 SENT, RAW, SEEN = DOCS / "sent.jpg", DOCS / "unturned.png", DOCS / "seen.png"
 SHAPE = Shape("green", "triangle", "white")
 SIDE = 336
@@ -59,8 +70,60 @@ def seen(*, as_trained: bool) -> bytes:
     return prepare(SENT, SIDE, as_trained=as_trained).data
 
 
+def gallery() -> bytes | None:
+    """Return a picture of a gallery of drawn pictures that the tiny model describes.
+
+    None where there is no Chromium. Fonts and browsers differ: compare it by `looks_like`.
+    """
+    program = chromium.find()
+    if program is None:
+        return None
+    with tempfile.TemporaryDirectory() as name, Llava.embedded("tiny-llava", threads=1) as llava:
+        folder = Path(name)
+        with Thumbnails(folder) as small:
+            page = build(
+                _described(folder, llava, small), small, folder / "page", title="run1"
+            ).page
+        with Chromium(program, folder / "profile") as browser:
+            browser.size(1120, 700)
+            browser.media(prefers_color_scheme="light", prefers_reduced_motion="reduce")
+            browser.open(page)
+            browser.wait("document.querySelectorAll('.thumb img').length > 7")
+            browser.run(
+                "Promise.all([...document.querySelectorAll('.thumb img')]"
+                ".map((image) => image.decode())).then(() => null)"
+            )
+            return browser.screenshot()
+
+
+def _described(folder: Path, llava: Llava, small: Thumbnails) -> Iterator[Row]:
+    for number, (image, _) in enumerate(one_shape_pictures(16, 7)):
+        name = f"/pictures/IMG_{number + 1:04}.png"
+        if number == 6:
+            told = f"`{name}` is cut off: it ends too early"
+            yield row(number, path=name, state="failed", error_kind="picture", error=told)
+            continue
+        image.save(folder / "one.png")
+        prepared = prepare(folder / "one.png", SIDE)
+        sha256 = hashlib.sha256(prepared.data).hexdigest()
+        small.put(sha256, thumbnail(prepared))
+        answer = llava.ask(folder / "one.png", "Describe this image", options={"temperature": 0})
+        yield row(number, path=name, sha256=sha256, text=answer.text)
+
+
+def looks_like(one: bytes, other: bytes) -> bool:
+    """Return whether two pictures are alike from some distance: fonts and their edges differ."""
+    far, away = (
+        np.asarray(Image.open(io.BytesIO(data)).convert("RGB").resize((56, 35))).astype(int)
+        for data in (one, other)
+    )
+    return bool(abs(far - away).mean() < 6)
+
+
 def write() -> None:
     DOCS.mkdir(exist_ok=True)
+    if (picture := gallery()) is not None:
+        GALLERY.write_bytes(picture)
     SENT.write_bytes(pair())
     RAW.write_bytes(seen(as_trained=True))
     SEEN.write_bytes(seen(as_trained=False))

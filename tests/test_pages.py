@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import pytest
@@ -37,6 +38,16 @@ def test_every_page_is_linked_from_the_readme():
 
 def test_the_page_and_its_pictures_are_fresh():
     assert pages.check() == []
+
+
+@pytest.mark.embedded
+def test_the_picture_of_the_gallery_is_fresh():
+    picture = pages.gallery()
+    if picture is None:
+        assert not os.environ.get("CI"), "CI has no Chromium: `.ci/run` installs it"
+        pytest.skip("no Chromium on this machine: the picture of the gallery is not compared")
+    assert pages.looks_like(picture, pages.GALLERY.read_bytes()), "run `make pages`"
+    assert not pages.looks_like(picture, pages.SEEN.read_bytes())
 
 
 @pytest.mark.embedded
