@@ -39,7 +39,7 @@ llava_ollama/gallery: __init__ build index scripts
 llava_ollama/gguf: __init__ changes checks layout mend reader summary
 llava_ollama/images: __init__ arrays colours pixels signatures small sources square
 llava_ollama/store: __init__ folder manifests search
-llava_ollama/testing: __init__ daemons pictures plugin servers sight
+llava_ollama/testing: __init__ daemons keeper pictures plugin servers sight
 llava_ollama/tiny: __init__ check demo shapes tiny-llava-f16.gguf tiny-llava-int4.gguf
 llava_ollama/tiny: tiny-llava-mmproj-f16.gguf
 llava_ollama/transfer: __init__ interface link pull sources upload

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -55,6 +58,14 @@ def test_own_program(tiny_llava, shape_picture, seed):
     answer = tiny_llava.ask(picture.data, options={"temperature": 0})
     assert answer.text == picture.sentence
 """
+KILLED = """
+import os, pathlib, signal
+
+
+def test_killed(ollama_daemon):
+    pathlib.Path("hosts").write_text(ollama_daemon.host)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
 BLIND = """
 def test_blind(assert_sees):
     assert_sees(lambda picture, prompt: "A red circle on a white background.")
@@ -92,8 +103,9 @@ def is_gone(host: str) -> bool:
 
 @pytest.mark.ollama
 def test_a_project_that_has_ollama(project: Path, ollama: RunningDaemon):
-    code, said = run_pytest(project, PATH=f"{ollama.binary.parent}:/usr/bin:/bin")
-    assert "7 passed" in said
+    variables = {"PATH": f"{ollama.binary.parent}:/usr/bin:/bin"}
+    code, said = run_pytest(project, "-k", "test_ollama", **variables)
+    assert "1 passed" in said
     assert code == 0, said
     hosts = (project / "hosts").read_text().split()
     assert [is_gone(host) for host in hosts] == [True]
@@ -120,6 +132,20 @@ def test_a_daemon_that_runs_is_left_as_it_was(project: Path, ollama: RunningDaem
         code, said = run_pytest(project, "-k", "ollama", OLLAMA_HOST=ollama.host)
         assert (code, daemon.models()) == (0, before), said
     assert (project / "hosts").read_text().split() == [ollama.host]
+
+
+@pytest.mark.ollama
+@pytest.mark.parametrize("ollama", ["0.34.4"], indirect=True)
+def test_a_run_that_is_killed_leaves_no_daemon(project: Path, ollama: RunningDaemon):
+    (project / "test_foreign.py").write_text(KILLED)
+    code, said = run_pytest(project, PATH=f"{ollama.binary.parent}:/usr/bin:/bin")
+    assert code == -signal.SIGKILL, said
+    host = (project / "hosts").read_text()
+    for _ in range(200):  # it is told by the system, and may take its time
+        if is_gone(host):
+            break
+        time.sleep(0.05)
+    assert is_gone(host)
 
 
 @pytest.mark.embedded
@@ -293,6 +319,8 @@ class Two:
     [
         (Two(), "which model is to be asked is not clear; there are: `a:latest`, `b:latest`"),
         (AsyncLlava("x"), "`AsyncLlava` is asynchronous"),
+        (asyncio.sleep, "`sleep` is asynchronous"),
+        (ollama_python.AsyncClient(), "`AsyncClient` is asynchronous"),
         (3, "`int` is no client that is known here"),
         (lambda _, __: None, "`<lambda>` answers with `NoneType` instead of text"),
     ],

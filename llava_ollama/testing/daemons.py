@@ -11,23 +11,24 @@ import os
 import re
 import secrets
 import shutil
-import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from llava_ollama.errors import DaemonUnreachable, EngineUnavailable, UsageProblem
 from llava_ollama.settings import Settings, is_loopback, parse_host
+from llava_ollama.testing import keeper
 from llava_ollama.testing.servers import MODEL, TINY
 
 OPTION = "--llava-daemon"
 _HINT = f"Install Ollama, or name a program or an address: `{OPTION} 127.0.0.1:11434`"
 _LISTENING = re.compile(r"Listening on (127\.0\.0\.1:[0-9]+)")
-_START, _STOP, _BLINK = 60.0, 10.0, 0.02
-"""Seconds: to wait for the first word and for the end, and between two looks."""
+_START, _BLINK = 60.0, 0.02
+"""Seconds to wait for the first word, and between two looks."""
 
 
 @dataclass(frozen=True)
@@ -105,18 +106,16 @@ def _running(program: Path, folder: Path) -> Iterator[str]:
     log = folder / "ollama.log"
     (folder / "home").mkdir()
     with log.open("wb") as file:
-        process = subprocess.Popen(  # noqa: S603 - the program that the user has or names
-            [program, "serve"],
+        keeping = subprocess.Popen(  # noqa: S603 - the program that the user has or names
+            [sys.executable, "-I", keeper.__file__, program],
             env=_environment(folder),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=file,
             stderr=file,
             start_new_session=True,  # Ctrl-C is for the tests; they end it when they are done
         )
-    try:
-        yield _address(process, program, log)
-    finally:
-        _end(process)
+    with keeping:  # which closes its input, and waits for it
+        yield _address(keeping, program, log)
 
 
 def _environment(folder: Path) -> dict[str, str]:
@@ -149,19 +148,6 @@ def _address(process: subprocess.Popen[bytes], program: Path, log: Path) -> str:
             raise DaemonUnreachable(f"`{program} serve` ended at once; it said: {last}")
         time.sleep(_BLINK)
     raise DaemonUnreachable(f"`{program} serve` did not listen within {_START:g} s")
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the daemon and what it has started, which is in its session."""
-    process.terminate()
-    try:
-        process.wait(_STOP)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    if hasattr(os, "killpg"):
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
 
 
 @contextmanager

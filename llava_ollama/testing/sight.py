@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Sequence
+from inspect import iscoroutinefunction
 from typing import Any, cast
 
 from llava_ollama.errors import UsageProblem
@@ -45,15 +46,17 @@ def assert_sees(client: Any, *, model: str | None = None) -> None:
 
 
 def _asking(client: Any, model: str | None) -> Ask:
-    origin, name = _origin(client), type(client).__name__
-    if name.startswith("Async"):
+    from llava_ollama.client import Llava
+
+    if _is_asynchronous(client):
         raise _no_client(client, "is asynchronous")
+    if isinstance(client, Llava):
+        return lambda data, prompt: client.ask(data, prompt, options={"temperature": 0}).text
+    origin = _origin(client)
     if origin == "ollama":
         return _ollama(client, model)
     if origin == "openai":
         return _openai(client, model)
-    if origin == "llava_ollama" and hasattr(client, "ask"):
-        return lambda data, prompt: str(client.ask(data, prompt, options={"temperature": 0}))
     if not callable(client):
         raise _no_client(client, "is no client that is known here")
     return cast("Ask", client)
@@ -61,9 +64,13 @@ def _asking(client: Any, model: str | None) -> Ask:
 
 def _origin(client: Any) -> str:
     """Return the library that a client comes from, without importing it."""
-    known = {"ollama", "openai", "llava_ollama"}
     found = (kind.__module__.partition(".")[0] for kind in type(client).__mro__)
-    return next((library for library in found if library in known), "")
+    return next((library for library in found if library in {"ollama", "openai"}), "")
+
+
+def _is_asynchronous(client: Any) -> bool:
+    kinds = type(client).__mro__
+    return iscoroutinefunction(client) or any(kind.__name__.startswith("Async") for kind in kinds)
 
 
 def _ollama(client: Any, model: str | None) -> Ask:
