@@ -44,6 +44,9 @@ def folder(tmp_path: Path) -> Path:
     draw(Shape("red", "circle", "white")).save(place / "xx.png")
     draw(Shape("blue", "star", "grey")).save(place / "before.jpg")
     draw(Shape("green", "star", "grey")).save(place / "after.jpg")
+    (place / "pictures").mkdir()
+    draw(Shape("red", "circle", "white")).save(place / "pictures" / "one.png")
+    draw(Shape("green", "star", "grey")).save(place / "pictures" / "two.jpg")
     shutil.copy(MODEL, place / "A.gguf")
     shutil.copy(PROJECTOR, place / "B.gguf")
     published.published_model(MODEL, place / f"{CARD}-int4.gguf")
@@ -99,6 +102,12 @@ def test_shell_blocks_run_as_they_stand(folder: Path, ollama: RunningDaemon, hub
         lines = [line for line in block.splitlines() if not line.startswith("pip ")]
         said.append(run(["bash", "-euo", "pipefail", "-c", "\n".join(lines)], folder, env))
     assert said[0].count(ANSWER) == 2
+    batched = next(one for one in said if "2 answered" in one)
+    assert re.search(r"^done +2$", batched, re.MULTILINE)
+    assert (folder / "run1" / "gallery" / "index.html").is_file()
+    rows = [json.loads(line) for line in (folder / "run1" / "answers.jsonl").open()]
+    assert [row["state"] for row in rows] == ["done", "done"]
+    assert ANSWER in (folder / "pictures" / "one.png.xmp").read_text()
     assert said[1].endswith("Red.\n")
     document = next(json.loads(one) for one in said if one.startswith("{"))
     assert document.keys() == {"colour", "sides"}

@@ -60,7 +60,9 @@ def is_one(source: object) -> bool:
 def _is_pillow(source: object) -> TypeGuard[Image.Image]:
     # An object of a class that was never imported does not exist: Pillow is not imported to ask.
     pillow = sys.modules.get("PIL.Image")
-    return pillow is not None and isinstance(source, pillow.Image)
+    # Another thread may be importing it at this moment; then `source` is none of its images.
+    image = getattr(pillow, "Image", None)
+    return image is not None and isinstance(source, image)
 
 
 def _name(source: object) -> str:
