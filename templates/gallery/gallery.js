@@ -80,6 +80,9 @@ const gallery = (() => {
     const some = async () => {
       while (next <= scripts) await load(`data/${four(next++)}.js`);
     };
+    // What is seen at first goes first, with its small pictures.
+    if (scripts) await load(`data/${four(next++)}.js`);
+    await loadSmall();
     await Promise.all(Array.from({ length: AT_ONCE }, some));
   }
 
