@@ -27,7 +27,7 @@ llava_ollama/batch/journal: __init__ changes config database feed filling intake
 llava_ollama/batch/journal: leases place reading writer
 llava_ollama/batch: __init__ asking bell breaker canary chunks events failures held hosts keeper
 llava_ollama/batch: levels local outcomes pace pictures requests run runner sources tally
-llava_ollama/batch: thumbnails work
+llava_ollama/batch: thumbnails work watch
 llava_ollama/cli: __init__ app ask bars batch compare complete completion demo doctor export files
 llava_ollama/cli: frame inspect install inventory look output question status verify watching
 llava_ollama/cli: gallery
