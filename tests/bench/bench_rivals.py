@@ -52,7 +52,7 @@ def speed(folder: Path, paths: Sequence[Path], rounds: int) -> Figure:
             assert theirs["rows"] == len(paths), theirs
             ratios.append(ours / theirs["seconds"])
             sys.stderr.write(f"ours {ours:.1f} s, theirs {theirs}\n")
-    what = f"batch of {PICTURES} pictures on {VERSION}: time"
+    what = f"batch of {len(paths)} pictures on {VERSION}: time"
     return Figure(what, RAY, statistics.median(ratios), HALF, rounds)
 
 

@@ -6,8 +6,10 @@ knows nothing of us, and prints a line of JSON.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import tempfile
 from pathlib import Path
@@ -27,19 +29,26 @@ def run(script: str, *arguments: str) -> dict[str, Any]:
     if not PYTHON.exists():
         raise FileNotFoundError("the rivals are not installed; run `make rivals`")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
-        done = subprocess.run(
+        process = subprocess.Popen(
             [PYTHON, Path(__file__).with_name(f"{script}.py"), *arguments],
             env=_environment(home),
-            capture_output=True,
-            check=False,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=PATIENCE,
+            start_new_session=True,
         )
+        try:
+            said, complained = process.communicate(timeout=PATIENCE)
+        finally:
+            # Some of Ray's processes outlive the one that started them.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait(10)
     try:
-        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        found: dict[str, Any] = json.loads(said.splitlines()[-1])
     except (IndexError, ValueError):
         raise ChildProcessError(
-            f"{script} ended with {done.returncode}: {done.stderr[-2000:]}"
+            f"{script} ended with {process.returncode}: {complained[-2000:]}"
         ) from None
     return found
 

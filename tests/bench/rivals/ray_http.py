@@ -30,7 +30,12 @@ def main(url: str, model: str, folder: str) -> dict[str, Any]:
         return {"path": row["path"], "answer": json.dumps(row["http_response"])}
 
     begun = time.perf_counter()
-    ray.init(num_cpus=ACTORS + 1, include_dashboard=False, logging_level="ERROR")
+    ray.init(
+        num_cpus=ACTORS + 1,
+        include_dashboard=False,
+        logging_level="ERROR",
+        _node_ip_address="127.0.0.1",  # it would bind the machine's own address otherwise
+    )
     warm = time.perf_counter() - begun
     paths = [{"path": str(path)} for path in sorted(Path(folder).iterdir())]
     config = HttpRequestProcessorConfig(
