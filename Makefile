@@ -7,7 +7,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 # Rendered by the program itself; `make check` fails when one of them is stale.
 MODELFILES := modelfiles/OLLAMA_MODELFILE_F16 modelfiles/OLLAMA_MODELFILE_INT4
 
-.PHONY: help demo test test-fast test-ollama test-clients soak bench rivals setup daemons lint fix modelfiles readme pages check build clean
+.PHONY: help demo test test-fast test-ollama test-clients soak bench rivals tiny-llava test-tiny setup daemons lint fix modelfiles readme pages check build clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -32,12 +32,19 @@ test-clients: .venv-clients/done daemons ## simonw/llm and LangChain see through
 	  tests/clients/others.py
 
 soak: setup daemons ## The long versions of the fault tests
-	$(PYTEST) -m soak --timeout 3600
+	$(PYTEST) -m "soak and not tiny" --timeout 3600
 
 bench: setup daemons rivals ## Measure every figure in the README
 	$(BIN)/python -m tests.bench
 
 rivals: .venv/rivals ## Install the programs that the batch is measured against (a gigabyte)
+
+# llama.cpp, PyTorch and this machine's other work share the cores; waiting threads must not spin.
+tiny-llava: setup .venv/tiny daemons ## Train the tiny model anew, evaluate it, write its card (an hour)
+	OMP_WAIT_POLICY=passive $(BIN)/python -m tests.tiny_llava --into-package
+
+test-tiny: setup .venv/tiny ## Tests of the recipe that need PyTorch (5 GB)
+	OMP_WAIT_POLICY=passive $(PYTEST) -m tiny
 
 daemons: .venv/demo ## Build the Ollama daemons to test on (ten minutes, once; cached outside the checkout)
 	@$(BIN)/python -m tests.daemons.build
@@ -91,6 +98,10 @@ clean: ## Remove the environment and what was built
 	@.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	@.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check \
 	  --editable '.[embedded]' --group clients
+	@touch $@
+
+.venv/tiny: pyproject.toml .venv/dev
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group tiny
 	@touch $@
 
 .venv/dev: pyproject.toml .venv/demo

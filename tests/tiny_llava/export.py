@@ -1,6 +1,6 @@
 """Write the trained model as the GGUF files that Ollama and llama.cpp read.
 
-Which keys are needed was found by leaving each out; see the card. The int4 model has Q4_K blocks
+The int4 model has Q4_K blocks
 and Q8_0 embeddings (the vocabulary is small), rounded plainly: it costs nothing measurable.
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import random
 from typing import TYPE_CHECKING, Any
@@ -59,14 +60,16 @@ def differing(number: int, client: httpx.Client) -> list[str]:
 def log_probability_gaps(model: Model, asker: Embedded, number: int) -> list[float]:
     """Return |difference| of log-probabilities: five tokens at each step of `number` captions.
 
-    `model` must have the weights as the f16 file has them.
+    `model` must be `as_stored`.
     """
     gaps: list[float] = []
     for index in range(number):
         rng = random.Random(f"parity {index}")
         data = picture(scene.make(rng), rng)
-        content = [{"type": "image_url", "image_url": {"url": _uri(data)}}]
-        content.append({"type": "text", "text": words.DESCRIBE[0]})  # type: ignore[dict-item]
+        content = [
+            {"type": "image_url", "image_url": {"url": _uri(data)}},
+            {"type": "text", "text": words.DESCRIBE[0]},
+        ]
         body = {
             "messages": [{"role": "user", "content": content}],
             "temperature": 0,
@@ -75,8 +78,27 @@ def log_probability_gaps(model: Model, asker: Embedded, number: int) -> list[flo
             "top_logprobs": 5,
         }
         reply = asker.client.post("/v1/chat/completions", json=body).json()
-        gaps += _gaps(model, data, reply["choices"][0]["logprobs"]["content"])
+        gaps += _gaps(model, data, _whole(reply["choices"][0]["logprobs"]["content"]))
     return gaps
+
+
+def _whole(said: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the answer's tokens up to the first that is a part of a letter.
+
+    The server tells such tokens together with those that follow, as one.
+    """
+    for index, one in enumerate(said):
+        if "\ufffd" in one["token"]:
+            return said[:index] or said[:1]
+    return said
+
+
+def as_stored(model: Model) -> Model:
+    """Round the weights of `model` as the f16 file has them, and return it."""
+    for value in model.parameters():
+        if value.ndim > 1:
+            value.data = value.data.half().float()
+    return model
 
 
 @torch.no_grad()
@@ -100,6 +122,4 @@ def _gaps(model: Model, data: bytes, said: list[dict[str, Any]]) -> list[float]:
 
 
 def _uri(data: bytes) -> str:
-    import base64
-
     return f"data:image/png;base64,{base64.b64encode(data).decode()}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import random
+import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,18 +32,30 @@ if TYPE_CHECKING:
 
 THREADS = 2
 """Part of the recipe: the order of sums, and with it the last bit, depends on it."""
-_KEPT_EVERY = 100
 _TOLD_EVERY = 25
-_WARM_UP, _LAST_RATE = 0.03, 0.02
+_RISE = 60  # steps
+_LAST_RATE = 0.02
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Steps, pictures in each, and the learning rate (Muon's is twice that)."""
+    """Steps, pictures in each, and the learning rate (Muon's is twice that).
+
+    The rate rises, holds until step `hold`, and falls by half a cosine until step `fall`, which
+    may be later than the last: then the next stage goes on from a rate in the middle.
+    """
 
     steps: int
     size: int
     rate: float
+    hold: int
+    fall: int
+
+    def share(self, step: int) -> float:
+        """Return the share of the rate at a step."""
+        rise = min(1.0, (step + 1) / _RISE)
+        fallen = max(0, step - self.hold) / (self.fall - self.hold)
+        return rise * (0.5 * (1 + math.cos(math.pi * fallen)) * (1 - _LAST_RATE) + _LAST_RATE)
 
 
 @dataclass(frozen=True)
@@ -50,8 +63,8 @@ class Plan:
     """The whole of a training."""
 
     seed: int = 8
-    vision: Stage = Stage(2000, 48, 2e-3)
-    whole: Stage = Stage(2000, 32, 1e-3)
+    vision: Stage = Stage(steps=800, size=48, rate=2e-3, hold=0, fall=2000)
+    whole: Stage = Stage(steps=1600, size=32, rate=1e-3, hold=1100, fall=1600)
 
 
 class Model(nn.Module):
@@ -135,22 +148,18 @@ class Optimizers:
             one.step()
 
 
-def share(step: int, steps: int) -> float:
-    """Return the share of the learning rate at a step: a short rise, then half a cosine."""
-    rise = min(1.0, (step + 1) / (_WARM_UP * steps))
-    fall = 0.5 * (1 + math.cos(math.pi * step / steps))
-    return rise * (fall * (1 - _LAST_RATE) + _LAST_RATE)
+def train(plan: Plan, checkpoint: Path, tell: Callable[[str], None], *, every: int = 100) -> Model:
+    """Return the trained model; go on from `checkpoint` if this plan has left one there.
 
-
-def train(plan: Plan, checkpoint: Path, tell: Callable[[str], None]) -> Model:
-    """Return the trained model; go on from `checkpoint` if this plan has left one there."""
+    It is written after `every` steps, whole or not at all.
+    """
     torch.use_deterministic_algorithms(True)
     # Nothing here reads memory that it has not written; filling it costs a tenth of the time.
     torch.utils.deterministic.fill_uninitialized_memory = False
     torch.set_num_threads(THREADS)
     torch.manual_seed(plan.seed)
-    model = Model()
-    run = _Run(plan, checkpoint, tell, model)
+    run = _Run(plan, checkpoint, tell)
+    run.every, model = every, run.model
     if not run.resume():
         rng = random.Random(f"{plan.seed}/start")
         first = pictures([scene.make(rng) for _ in range(1000)], rng)
@@ -158,6 +167,11 @@ def train(plan: Plan, checkpoint: Path, tell: Callable[[str], None]) -> Model:
     run.stage("vision", plan.vision, model.vision, _vision_loss)
     run.stage("whole", plan.whole, model, _whole_loss)
     return model
+
+
+def minutes(checkpoint: Path) -> float:
+    """Return how long the training took that left `checkpoint`, all its parts together."""
+    return float(torch.load(checkpoint, weights_only=True)["seconds"]) / 60
 
 
 def _vision_loss(model: Model, batch: Any, layout: str) -> tuple[Tensor, Tensor]:
@@ -174,11 +188,12 @@ def _whole_loss(model: Model, batch: Any, layout: str) -> tuple[Tensor, Tensor]:
 class _Run:
     """The steps of a training, and the checkpoint that they leave."""
 
-    def __init__(
-        self, plan: Plan, checkpoint: Path, tell: Callable[[str], None], model: Model
-    ) -> None:
-        self.plan, self.checkpoint, self.tell, self.model = plan, checkpoint, tell, model
+    def __init__(self, plan: Plan, checkpoint: Path, tell: Callable[[str], None]) -> None:
+        self.plan, self.checkpoint, self.tell = plan, checkpoint, tell
+        self.model = Model()
+        self.every = 100
         self.kept: dict[str, Any] = {}
+        self.began = time.monotonic()
 
     def resume(self) -> bool:
         if not self.checkpoint.exists():
@@ -203,13 +218,13 @@ class _Run:
         batches = _ahead(Batches(self.plan.seed, name, stage.size), first, stage.steps)
         for step, (layout, batch) in enumerate(batches, start=first):
             loss, parts = loss_of(self.model, batch, layout)
-            optimizers.step(loss, share(step, stage.steps))
+            optimizers.step(loss, stage.share(step))
             told.append(parts)
             if (step + 1) % _TOLD_EVERY == 0:
                 figures = " ".join(f"{value:.4f}" for value in torch.stack(told).mean(0).tolist())
                 self.tell(f"{name} {step + 1} {figures}")
                 told.clear()
-            if (step + 1) % _KEPT_EVERY == 0 or step + 1 == stage.steps:
+            if (step + 1) % self.every == 0 or step + 1 == stage.steps:
                 self._keep(name, step + 1, optimizers)
 
     def _keep(self, name: str, step: int, optimizers: Optimizers) -> None:
@@ -219,6 +234,7 @@ class _Run:
                 "plan": asdict(self.plan),
                 "stage": name,
                 "step": step,
+                "seconds": self.kept.get("seconds", 0.0) + time.monotonic() - self.began,
                 "model": self.model.state_dict(),
                 "optimizers": [one.state_dict() for one in optimizers.all],
             },
