@@ -151,7 +151,8 @@ class Batches:
     def _check_export(self, rows: dict[tuple[str, str], Row]) -> None:
         with Reading(self.run) as reading:
             export.export(reading.rows, ["jsonl"], export.Options(self.run))
-        lines = [json.loads(line) for line in (self.run / "answers.jsonl").open()]
+        text = (self.run / "answers.jsonl").read_text(encoding="utf-8")
+        lines = [json.loads(line) for line in text.splitlines()]
         assert {(line["path"], line["prompt"]) for line in lines} == rows.keys()
         assert len(lines) == len(rows)
 

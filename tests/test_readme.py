@@ -105,7 +105,7 @@ def test_shell_blocks_run_as_they_stand(folder: Path, ollama: RunningDaemon, hub
     batched = next(one for one in said if "2 answered" in one)
     assert re.search(r"^done +2$", batched, re.MULTILINE)
     assert (folder / "run1" / "gallery" / "index.html").is_file()
-    rows = [json.loads(line) for line in (folder / "run1" / "answers.jsonl").open()]
+    rows = [json.loads(line) for line in _lines(folder / "run1" / "answers.jsonl")]
     assert [row["state"] for row in rows] == ["done", "done"]
     assert ANSWER in (folder / "pictures" / "one.png.xmp").read_text()
     assert said[1].endswith("Red.\n")
@@ -113,6 +113,10 @@ def test_shell_blocks_run_as_they_stand(folder: Path, ollama: RunningDaemon, hub
     assert document.keys() == {"colour", "sides"}
     names = ("llava-llama3-int4", "tiny-llava-int4", "mine", "by-hand")
     run(["llava-ollama", "remove", "--force", *names], folder, env)
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines()
 
 
 @pytest.mark.ollama
