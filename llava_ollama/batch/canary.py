@@ -31,12 +31,16 @@ async def check(engine: AsyncEngine, vision: Vision) -> None:
     """
     said = [await _said(engine, picture) for picture in drawn(vision)]
     if not said[0] or said[0] == said[1]:
-        words = said[0] if len(said[0]) <= _LONGEST else f"{said[0][: _LONGEST - 1]}…"
         raise CheckFailed(
             "the model does not see: of two different pictures it says the same, "
-            + (f"`{words}`" if words else "nothing"),
+            + (f"`{shortened(said[0])}`" if said[0] else "nothing"),
             hint="`llava-ollama doctor` looks for the cause",
         )
+
+
+def shortened(text: str) -> str:
+    """Return an answer as it is shown in a message."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
 def drawn(vision: Vision) -> tuple[PreparedPicture, PreparedPicture]:

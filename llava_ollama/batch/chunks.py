@@ -10,9 +10,6 @@ from dataclasses import replace
 
 from llava_ollama.batch.work import Job, Outcome, Seen
 
-_SUSPECT = 2
-"""Deaths in which a picture was in flight, from which on it goes last and alone."""
-
 
 class ChunkFeed:
     """Hands out the jobs of a list, and keeps what becomes of them; see `work.Feed`.
@@ -27,7 +24,7 @@ class ChunkFeed:
         self._last: deque[int] = deque()
         """Those that were in flight when runs died: one at a time, when there is nothing else."""
         for job in self._jobs.values():
-            (self._last if job.crashes >= _SUSPECT else self._free).append(job.item.id)
+            (self._last if job.is_suspect else self._free).append(job.item.id)
         self._later: list[tuple[float, int]] = []
         self._out: dict[int, set[int]] = {}
         self._answers = {(sha256, outcome.ask): outcome for sha256, outcome in known}
@@ -37,7 +34,7 @@ class ChunkFeed:
 
     def take(self, most: int) -> list[Job]:
         """See `Feed.take`."""
-        if any(self._jobs[item].crashes >= _SUSPECT for item in self._out):
+        if any(self._jobs[item].is_suspect for item in self._out):
             return []
         while self._later and self._later[0][0] <= time.time():
             self._free.append(heapq.heappop(self._later)[1])

@@ -99,5 +99,3 @@ class Summary:
 
     counts: Counts
     hosts: tuple[HostLevel, ...]
-    stopped: bool = False
-    """Whether it was told to stop before its end."""

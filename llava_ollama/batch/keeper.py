@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
+from llava_ollama.batch.canary import shortened
 from llava_ollama.batch.events import HostChanged, HostState, Listener, Warned, nobody
 from llava_ollama.batch.hosts import Host, another
 from llava_ollama.batch.watch import Watch
@@ -18,8 +19,6 @@ from llava_ollama.errors import (
     UsageProblem,
 )
 
-_LONGEST = 60
-"""Characters of an answer that are shown."""
 Canary = Callable[[Host], Awaitable[None]]
 
 
@@ -94,10 +93,10 @@ class Keeper:
     def heard(self, host: Host, ask: int, sha256: str, text: str) -> None:
         """Note an answer; the canary is asked again when too many are the same."""
         if self._watches.setdefault(host.name, Watch()).is_odd(ask, sha256, text):
-            words = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
             self.tell(
                 Warned(
-                    f"`{host.name}` keeps saying `{words}` of different pictures; it is tested",
+                    f"`{host.name}` keeps saying `{shortened(text)}` of different pictures;"
+                    " it is tested",
                     "If they are alike, nothing is wrong; the run ends if the model does not see",
                 )
             )

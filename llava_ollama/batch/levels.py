@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from contextlib import suppress
 from pathlib import Path
+
+from llava_ollama import whole
 
 _LARGEST = 1000
 """Bytes of a file, and the highest level that is believed."""
@@ -32,14 +32,9 @@ class Levels:
         """Remember a level; a state folder that cannot be written is no reason to fail."""
         with suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
-            number, name = tempfile.mkstemp(dir=self._folder, suffix=".tmp")
-            try:
-                with os.fdopen(number, "w") as file:
-                    json.dump({"host": host, "model_digest": digest, "level": level}, file)
-                Path(name).replace(self._path(host, digest))
-            except BaseException:
-                Path(name).unlink(missing_ok=True)
-                raise
+            known = {"host": host, "model_digest": digest, "level": level}
+            with whole.replacing(self._path(host, digest)) as file:
+                file.write(json.dumps(known).encode())
 
     def _path(self, host: str, digest: str | None) -> Path:
         key = hashlib.sha256(f"{host}\n{digest}".encode()).hexdigest()[:24]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_ollama.batch import run as running
+from llava_ollama.batch.asking import GREEDY
 from llava_ollama.batch.events import Listener, Summary, Warned, nobody
 from llava_ollama.batch.hosts import Host, Site
 from llava_ollama.batch.journal import Config, Journal, JournalFeed, Reading
@@ -58,7 +59,7 @@ def asks(
     """Return questions; at temperature 0 unless `options` says otherwise."""
     from llava_ollama.extract import OPTIONS
 
-    base = OPTIONS if schema is not None else {"temperature": 0}
+    base = OPTIONS if schema is not None else GREEDY
     return tuple(Ask(prompt, system, {**base, **(options or {})}, schema) for prompt in prompts)
 
 

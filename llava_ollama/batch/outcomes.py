@@ -59,9 +59,3 @@ class Patience:
         if said.text:
             return outcome
         return self.put_off(replace(outcome, finish=None, error_kind="empty", error=EMPTY))
-
-
-def copied(known: Outcome, job: Job, question: Question) -> Outcome:
-    """Return the outcome of an equal picture as this job's own."""
-    of = known.item if known.copied_from is None else known.copied_from
-    return replace(known, item=job.item.id, ask=question.id, seconds=0.0, copied_from=of)

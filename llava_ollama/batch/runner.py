@@ -21,7 +21,7 @@ from llava_ollama.batch.failures import Blame, Verdict, judge
 from llava_ollama.batch.held import Held, Rack
 from llava_ollama.batch.hosts import Host
 from llava_ollama.batch.keeper import Keeper
-from llava_ollama.batch.outcomes import Patience, copied
+from llava_ollama.batch.outcomes import Patience
 from llava_ollama.batch.pictures import Thumbnail
 from llava_ollama.batch.tally import Tally
 from llava_ollama.batch.work import Feed, Job, Outcome, Question
@@ -137,7 +137,7 @@ class Runner:
             if is_repeatable(question.ask):
                 known = self._feed.answered(held.sha256, question.id)
                 if known is not None and known.state == "done":
-                    self._close(held, question, copied(known, held.job, question))
+                    self._close(held, question, known.copy(held.job.item.id, question.id))
         if held.left:
             self._rack.add(held)
             self._bell.ring()
@@ -252,7 +252,7 @@ class Runner:
             for question in list(twin.left):
                 known = held.settled.get(question.id)
                 if known and (known.state == "done" or known.error_kind == "crash"):
-                    self._close(twin, question, copied(known, twin.job, question))
+                    self._close(twin, question, known.copy(twin.job.item.id, question.id))
             self._offer(twin)
 
     def _forget(self, job: Job) -> None:

@@ -17,6 +17,7 @@ from io import BufferedIOBase
 from itertools import islice
 from pathlib import Path
 
+from llava_ollama.batch.asking import GREEDY
 from llava_ollama.batch.journal.changes import Entry
 from llava_ollama.batch.requests import LONGEST_LINE, Defaults, parse, read_source
 from llava_ollama.batch.work import Ask, State
@@ -79,7 +80,7 @@ class Sources:
         self._lists = [
             one if isinstance(one, BufferedIOBase) else _existing(os.fspath(one)) for one in lists
         ]
-        options = asks[0].options if asks else {"temperature": 0}
+        options = asks[0].options if asks else GREEDY
         self._defaults = Defaults(asks, options)
         self._visited: set[tuple[int, int]] = set()
         self._links: deque[str] = deque()

@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from llava_ollama.engine.interface import Finish
 
 PREPARATION = 1
 """Counts up when the same picture file would be made other pixels, or the same words other text."""
+
+SUSPECT = 2
+"""Deaths in which a picture was in flight, from which on it goes last and alone."""
 
 State = Literal["pending", "done", "failed", "retry", "skipped", "gone"]
 ErrorKind = Literal["picture", "request", "crash", "timeout", "empty", "daemon", "answer"]
@@ -64,7 +67,12 @@ class Job:
     item: Item
     questions: tuple[Question, ...]
     crashes: int = 0
-    """Runs that died while it was with a host; after two it goes last and alone."""
+    """Runs that died while it was with a host."""
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether it goes last and alone."""
+        return self.crashes >= SUSPECT
 
 
 @dataclass(frozen=True)
@@ -104,6 +112,13 @@ class Outcome:
     """Of state `retry`: not before this time, in seconds since the epoch."""
     copied_from: int | None = None
     """The item with the same bytes that was asked instead."""
+
+    def copy(self, item: int, ask: int) -> Outcome:
+        """Return this answer as that of an equal picture, which cost nothing."""
+        origin = self.item if self.copied_from is None else self.copied_from
+        return replace(
+            self, item=item, ask=ask, tokens=0, seconds=0.0, attempts=0, copied_from=origin
+        )
 
 
 @dataclass(frozen=True)

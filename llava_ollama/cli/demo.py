@@ -76,7 +76,7 @@ def _album(app: App, folder: Path, site: Site) -> Path:
     batch = local.Batch(run, "tiny-llava", asks, app.settings.state, add=run.is_dir())
     sources = Sources([folder], asks=asks, leave_out=[run] if run.is_dir() else [])
     local.describe(batch, [site], sources)
-    with Reading(run) as journal, Thumbnails(journal.path.parent) as small:
+    with Reading(run) as journal, Thumbnails(journal.folder) as small:
         return gallery.build(journal.rows(), small, run / "gallery", base=folder).page
 
 

@@ -30,7 +30,7 @@ def gallery(app: App, run: Path, output: Path | None, *, opened: bool) -> None:
     from llava_ollama.batch.thumbnails import Thumbnails
 
     base = run.absolute().parent if output is None else None
-    with Reading(run) as journal, Thumbnails(journal.path.parent) as small:
+    with Reading(run) as journal, Thumbnails(journal.folder) as small:
         made = room.build(
             journal.rows(),
             small,

@@ -26,6 +26,12 @@ from llava_ollama.progress import SILENT, Reporter
 
 __all__ = ["Existing", "Export", "Format", "Options", "Problem", "Result", "export", "make"]
 
+_NAMED = 5
+"""Prompts that a hint names."""
+_OFTEN = 1000
+"""Rows from one report of progress to the next."""
+_LONG = 1.0
+"""Seconds after which there are reports."""
 _APART = "Rename one of them, or export `--format jsonl`, where each has a row"
 _FULL_NAMES = "Leave out `--xmp-name stem`: sidecars then have the pictures' whole names"
 
@@ -106,13 +112,6 @@ def _check_prompt(rows: Rows, prompt: str) -> None:
     known = ", ".join(f"`{one}`" for one in asked)
     hint = f"It asked {known}" if known else "It has no pictures yet"
     raise UsageProblem(f"the run never asked `{prompt}`", hint=hint)
-
-
-_NAMED = 5
-"""Prompts that a hint names."""
-_OFTEN = 1000
-_LONG = 1.0
-"""Rows from one report of progress to the next, and seconds after which there are reports."""
 
 
 def _counted(rows: Rows, task: str, reporter: Reporter) -> Rows:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from llava_ollama.batch.work import State
 from llava_ollama.errors import LlavaOllamaError, NotEnoughSpace, UsageProblem
@@ -45,7 +47,6 @@ CREATE TABLE item(
     UNIQUE(path, custom_id, offset)
 );
 CREATE INDEX same ON item(sha256) WHERE sha256 IS NOT NULL;
-CREATE INDEX suspect ON item(id) WHERE crashes > 1;
 CREATE TABLE host(
     id INTEGER PRIMARY KEY, url TEXT NOT NULL UNIQUE, level INTEGER, tokens_per_s REAL
 );
@@ -113,14 +114,11 @@ def _opened(path: Path, mode: str) -> sqlite3.Connection:
 
     Then no other process writes there either, and the file alone is read.
     """
-    import os
     import sqlite3
 
     alone = mode == "ro" and not os.access(path.parent, os.W_OK)
     if alone and not path.with_name(path.name + "-wal").exists():
         mode = "ro&immutable=1"
-    from urllib.parse import quote
-
     uri = f"file:{quote(os.fsencode(path.absolute()))}?mode={mode}"
     return sqlite3.connect(
         uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False

@@ -24,15 +24,13 @@ from llava_ollama.batch.journal.config import Asked
 from llava_ollama.batch.journal.database import CODE, door, translated
 from llava_ollama.batch.journal.filling import Filling
 from llava_ollama.batch.journal.leases import Lease
-from llava_ollama.batch.work import Item, Job, Outcome, Question, Seen
+from llava_ollama.batch.work import SUSPECT, Item, Job, Outcome, Question, Seen
 
 if TYPE_CHECKING:
     from llava_ollama.batch.journal.journal import Journal
 
 _SOON = 0.05
 """Seconds until it is worth asking again while a source is read or a write is on its way."""
-_SUSPECT = 2
-"""Deaths in which a picture was in flight, from which on it goes last and alone."""
 _COLUMNS = """a.item, a.ask, a.attempts, a.retry_at, i.path, i.custom_id, i.offset, i.crashes
     FROM answer a JOIN item i ON i.id = a.item WHERE a.state < 2 AND"""
 _PAGE = f"SELECT {_COLUMNS} a.item > ? ORDER BY a.item, a.ask"
@@ -143,14 +141,14 @@ class JournalFeed:
         with self._lock:
             fresh = self._fresh.get((sha256, ask))
         if fresh is not None:
-            return _copy(fresh)
+            return fresh.copy(fresh.item, ask)
         with door(self._journal.path):
             row = self._db.execute(_SAME, (bytes.fromhex(sha256), ask, CODE["done"])).fetchone()
         if row is None:
             return None
         item, ask, text, finish, host, copied_from = row
-        answer = Outcome(item, ask, "done", text, finish or None, host=host or "")
-        return _copy(replace(answer, copied_from=copied_from))
+        known = Outcome(item, ask, "done", text, finish or None, host=host or "")
+        return replace(known, copied_from=copied_from).copy(item, ask)
 
     def sending(self, item: int, ask: int) -> None:
         """Note that a host is about to be handed this; it counts as in flight until settled."""
@@ -266,7 +264,7 @@ class JournalFeed:
         ready = [row for row in rows if row[3] is None or row[3] <= now]
         if not ready:
             return None
-        if ready[0][-1] >= _SUSPECT and self._alone != ready[0][0]:
+        if ready[0][-1] >= SUSPECT and self._alone != ready[0][0]:
             self._suspects.append(ready[0][0])
             return None
         job = _job(ready, self._asked)
@@ -301,9 +299,3 @@ def _job(rows: list[Any], asked: Callable[[int], Asked]) -> Job:
     where = None if offset == NO_OFFSET else offset
     questions = tuple(Question(row[1], asked(row[1]).ask, row[2]) for row in rows)
     return Job(Item(item, as_path(path), as_path(custom_id), where), questions, crashes)
-
-
-def _copy(answer: Outcome) -> Outcome:
-    """Return an answer as it is noted for an equal picture: it cost nothing."""
-    origin = answer.item if answer.copied_from is None else answer.copied_from
-    return replace(answer, tokens=0, seconds=0.0, attempts=0, copied_from=origin)

@@ -21,11 +21,10 @@ from pathlib import Path
 FILE = "sending"
 _SLOT = struct.Struct("<qqq8x")  # 32 bytes, so that none crosses a page
 _EMPTY = bytes(_SLOT.size)
+_PAUSE = 0.1
+"""Seconds from one `fsync` to the next."""
 _MOST = 1 << 16
 """Slots; a file that has more is none of ours."""
-
-
-_PAUSE = 0.1
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llava_ollama import locks
+from llava_ollama import locks, whole
 from llava_ollama.batch.journal.database import FILE
 from llava_ollama.errors import LlavaOllamaError, UsageProblem
 
@@ -117,9 +117,8 @@ def _pointed(run: Path, state: Path) -> Path:
     key = hashlib.sha256(os.fsencode(run)).hexdigest()[:16]
     folder = state / "journals" / key
     folder.mkdir(parents=True, exist_ok=True)
-    fresh = run / f"{POINTER}.tmp"
-    fresh.write_text(json.dumps({"folder": str(folder), "machine": platform.node()}))
-    fresh.replace(run / POINTER)
+    with whole.replacing(run / POINTER) as file:
+        file.write(json.dumps({"folder": str(folder), "machine": platform.node()}).encode())
     return folder
 
 

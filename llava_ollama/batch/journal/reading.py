@@ -7,16 +7,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from llava_ollama.batch.journal import database, place
 from llava_ollama.batch.journal.changes import as_path
 from llava_ollama.batch.journal.config import Asked, Config, from_text
 from llava_ollama.batch.journal.database import CODE, STATES
 from llava_ollama.batch.work import ErrorKind, Row, State
-
-if TYPE_CHECKING:
-    pass
 
 _PAGE = 1000
 _ASKS = 1024
