@@ -15,12 +15,12 @@ from tests.tiny_llava import card, evaluate
 from tests.tiny_llava.asking import EMBEDDED, Embedded, opened
 from tests.tiny_llava.batches import tokenizer
 from tests.tiny_llava.export import NAMES, export, write_projector
-from tests.tiny_llava.parity import as_stored, differing, log_probability_gaps
+from tests.tiny_llava.parity import as_stored, differing, log_probability_gaps, sentences_right
 from tests.tiny_llava.train import Model, Plan, minutes, train
 
 _CACHE = Path.home() / ".cache" / "llava-ollama-tiny"
 _PACKAGE = Path(__file__).parents[2] / "llava_ollama"
-_STRINGS, _COMPARED = 1000, 60
+_STRINGS, _COMPARED, _LAYOUTS = 1000, 60, 300
 
 
 def main() -> None:
@@ -67,10 +67,16 @@ def _parity(model: Model, folder: Path) -> str:
         assert isinstance(asker, Embedded)
         tokens = len(differing(_STRINGS, asker.client))
         gaps = log_probability_gaps(as_stored(model), asker, _COMPARED)
+    shares = {
+        layout: 100 * sentences_right(model, layout, _LAYOUTS) / _LAYOUTS
+        for layout in ("last", "first")
+    }
     return (
         f"Tokenizer: {tokens} of {_STRINGS:,} strings are split otherwise than by llama.cpp. "
         f"Log-probabilities of PyTorch and llama.cpp differ by {sum(gaps) / len(gaps):.4f} on "
-        f"average and {max(gaps):.4f} at most, over {len(gaps):,}."
+        f"average and {max(gaps):.4f} at most, over {len(gaps):,}. With the class token last "
+        f"PyTorch gives {shares['last']:.1f} % of {_LAYOUTS} pictures of one shape their whole "
+        f"sentence, with it first {shares['first']:.1f} %."
     )
 
 

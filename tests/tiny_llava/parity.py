@@ -17,7 +17,7 @@ from tests.tiny_llava.decoder import allowed
 from tests.tiny_llava.eyes import seen
 from tests.tiny_llava.scene import PATCHES
 from tests.tiny_llava.talk import user
-from tests.tiny_llava.tokenizer import BEGIN
+from tests.tiny_llava.tokenizer import BEGIN, TURN_END
 
 if TYPE_CHECKING:
     import httpx
@@ -102,23 +102,44 @@ def as_stored(model: Model) -> Model:
 
 
 @torch.no_grad()
+def sentences_right(model: Model, layout: str, number: int) -> int:
+    """Return how many of `number` pictures of one shape PyTorch gives their whole sentence.
+
+    `layout` is where the class token stands; llama.cpp can be asked about today's alone.
+    """
+    right = 0
+    for index in range(number):
+        rng = random.Random(f"layout {index}")
+        drawn = scene.make(rng, kind="one")
+        answer = tokenizer().encode_marked(words.caption(drawn) + TURN_END)
+        likely = _states(model, picture(drawn, rng), answer, layout)[:-1].argmax(-1)
+        right += likely.tolist() == answer
+    return right
+
+
 def _gaps(model: Model, data: bytes, said: list[dict[str, Any]]) -> list[float]:
-    before, after = user("\0" + words.DESCRIBE[0]).split("\0")
-    encode = tokenizer().encode_marked
-    head, tail = encode(BEGIN + before), encode(after) + [one["id"] for one in said]
-    pixels = torch.from_numpy(seen(Image.open(io.BytesIO(data)).convert("RGB")).copy())[None]
-    shown = model.vision.project(model.vision.features(pixels, "last"))
-    embed = model.decoder.token_embd
-    x = torch.cat([embed(torch.tensor(head))[None], shown, embed(torch.tensor(tail))[None]], 1)
-    count = x.shape[1]
-    states = model.decoder(x, torch.arange(count)[None], allowed(torch.zeros(1, count).long()))
-    first = len(head) + PATCHES + len(tail) - len(said) - 1
-    ours = model.decoder.output(states)[0, first:].log_softmax(-1)
+    ours = _states(model, data, [one["id"] for one in said], "last").log_softmax(-1)
     return [
         abs(float(ours[step, other["id"]]) - other["logprob"])
         for step, one in enumerate(said)
         for other in one["top_logprobs"]
     ]
+
+
+@torch.no_grad()
+def _states(model: Model, data: bytes, answer: list[int], layout: str) -> Any:
+    """Return what the model expects (vocabulary) before each token of `answer`, and behind it."""
+    before, after = user("\0" + words.DESCRIBE[0]).split("\0")
+    encode = tokenizer().encode_marked
+    head, tail = encode(BEGIN + before), encode(after) + answer
+    pixels = torch.from_numpy(seen(Image.open(io.BytesIO(data)).convert("RGB")).copy())[None]
+    shown = model.vision.project(model.vision.features(pixels, layout))
+    embed = model.decoder.token_embd
+    x = torch.cat([embed(torch.tensor(head))[None], shown, embed(torch.tensor(tail))[None]], 1)
+    count = x.shape[1]
+    states = model.decoder(x, torch.arange(count)[None], allowed(torch.zeros(1, count).long()))
+    first = len(head) + PATCHES + len(tail) - len(answer) - 1
+    return model.decoder.output(states)[0, first:]
 
 
 def _uri(data: bytes) -> str:
