@@ -45,6 +45,7 @@ OWNERS = {
     # ollama-python lets its errors through.
     "pydantic": "extract.py engine/ollama.py",
     "pytest": "testing/plugin.py",
+    "ray": "batch/crew.py",
     "rich": "cli/bars.py cli/watching.py",
     "sqlite3": "ledger.py batch/journal/ batch/thumbnails.py",
     "tenacity": "weights/download.py engine/persistent.py",

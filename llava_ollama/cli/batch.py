@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -21,11 +21,13 @@ from llava_ollama.errors import UsageProblem
 if TYPE_CHECKING:
     from io import BufferedReader
 
-    from llava_ollama.batch.events import Summary
+    from llava_ollama.batch.events import Listener, Summary
     from llava_ollama.batch.hosts import Site
     from llava_ollama.batch.local import Batch
     from llava_ollama.batch.sources import Found, Sources
     from llava_ollama.batch.work import Ask
+
+    Describe = Callable[[Batch, Sources, Listener], Summary]
 
 _PATH = click.Path(readable=False)
 _RUN = click.Path(path_type=Path)
@@ -68,6 +70,12 @@ _MANY = click.IntRange(min=1)
     help="Run this catalog model here, without Ollama.",
 )
 @click.option("--server", metavar="URL", help="Ask a llama-server instead of Ollama.")
+@click.option(
+    "--ray",
+    "address",
+    metavar="ADDRESS",
+    help="Have the nodes of a Ray cluster answer: `auto`, or `host:port` of its head.",
+)
 @click.option("--concurrency", type=_MANY, metavar="N", help="N questions at once, always.")
 @click.option("--limit", type=_MANY, metavar="N", help="Stop after N pictures.")
 @click.option("--sample", type=_MANY, metavar="N", help="Ask about N pictures drawn from all.")
@@ -99,6 +107,7 @@ def batch(
     schema: str | None,
     embedded: str | None,
     server: str | None,
+    address: str | None,
     concurrency: int | None,
     limit: int | None,
     sample: int | None,
@@ -120,7 +129,7 @@ def batch(
     document = None if schema is None else read_schema(schema)
     sources, asked = _split(words, prompts, lists)
     asks = local.asks(asked, system, options, document)
-    named, sites = _sites(app, model, hosts, embedded, server)
+    named, describe = _who(app, model, hosts, embedded=embedded, server=server, address=address)
     wanted = local.Batch(
         run=run,
         model=named,
@@ -133,7 +142,7 @@ def batch(
         wait=wait,
         concurrency=concurrency,
     )
-    _describe(app, wanted, sites, _sources(sources, lists, asks, run))
+    _describe(app, wanted, describe, _sources(sources, lists, asks, run))
 
 
 def _split(
@@ -170,6 +179,56 @@ def _sources(
     return Sources(expanded, lists=named, asks=asks, leave_out=[run] if run.is_dir() else [])
 
 
+def _who(
+    app: App,
+    model: str | None,
+    hosts: Sequence[str],
+    *,
+    embedded: str | None,
+    server: str | None,
+    address: str | None,
+) -> tuple[str, Describe]:
+    """Return the name of the model, and what has it asked: here, or on the nodes of a cluster."""
+    from llava_ollama.batch import local
+
+    if address is not None:
+        return _on_nodes(app, model, hosts, embedded=embedded, server=server, address=address)
+    named, sites = _sites(app, model, hosts, embedded, server)
+    return named, lambda batch, sources, tell: local.describe(batch, sites, sources, tell=tell)
+
+
+def _on_nodes(
+    app: App,
+    model: str | None,
+    hosts: Sequence[str],
+    *,
+    embedded: str | None,
+    server: str | None,
+    address: str,
+) -> tuple[str, Describe]:
+    from llava_ollama import inventory
+    from llava_ollama.batch import cluster
+    from llava_ollama.batch.captioner import Seat
+
+    if server or len(hosts) > 1 or (embedded and (model or hosts)):
+        raise UsageProblem(
+            "with `--ray` each node asks one model of its own",
+            hint="Give `--model`, and `--host` as a node sees it; or `--embedded` alone",
+        )
+    timeout = app.settings.timeout
+    if embedded:
+        app.named(embedded)  # refused here rather than on every node
+        seat = Seat(embedded=embedded, timeout=timeout)
+    else:
+        name = model or inventory.the_only_one(app.daemon, app.catalog, app.records)
+        seat = Seat(name.removesuffix(":latest"), next(iter(hosts), None), timeout=timeout)
+
+    def describe(batch: Batch, sources: Sources, tell: Listener) -> Summary:
+        return cluster.describe(batch, address, seat, sources, tell=tell)
+
+    return embedded or seat.model, describe
+
+
 def _sites(
     app: App,
     model: str | None,
@@ -202,13 +261,12 @@ def _sites(
     return name, [hosting.OllamaSite(name, url, timeout=app.settings.timeout) for url in urls]
 
 
-def _describe(app: App, batch: Batch, sites: Sequence[Site], sources: Sources) -> None:
-    from llava_ollama.batch import local
+def _describe(app: App, batch: Batch, describe: Describe, sources: Sources) -> None:
     from llava_ollama.batch.journal import Reading
     from llava_ollama.cli.watching import watching
 
     with watching(app.out) as tell, _going_on(batch.run):
-        summary = local.describe(batch, sites, sources, tell=tell)
+        summary = describe(batch, sources, tell)
     with Reading(batch.run) as reading:
         counts = reading.counts()
     _tell_found(app, sources.found)

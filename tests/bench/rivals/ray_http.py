@@ -6,6 +6,7 @@ seconds are those of Ray's own start, which do not count.
 
 import base64
 import json
+import logging
 import sys
 import time
 from pathlib import Path
@@ -33,7 +34,7 @@ def main(url: str, model: str, folder: str) -> dict[str, Any]:
     ray.init(
         num_cpus=ACTORS + 1,
         include_dashboard=False,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
         _node_ip_address="127.0.0.1",  # it would bind the machine's own address otherwise
     )
     warm = time.perf_counter() - begun
