@@ -54,7 +54,11 @@ def asked(
     tell = (heard if heard is not None else []).append
 
     async def whole() -> Summary:
-        agreed = await run.agree(hosts, wait=10, tell=tell)
-        return await run.run(hosts, feed, agreed, manner or Manner(QUICK), tell=tell)
+        try:
+            agreed = await run.agree(hosts, wait=10, tell=tell)
+            return await run.run(hosts, feed, agreed, manner or Manner(QUICK), tell=tell)
+        finally:
+            for one in hosts:
+                await one.site.close()
 
     return asyncio.run(whole())

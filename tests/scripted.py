@@ -74,6 +74,7 @@ class Scripted:
     heard: list[Heard] = field(default_factory=list)
     port: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _dying: threading.Lock = field(default_factory=threading.Lock)
     _now: int = 0
     over: threading.Event = field(default_factory=threading.Event)
     met: threading.Event = field(default_factory=threading.Event)
@@ -105,11 +106,12 @@ class Scripted:
     def die(self) -> None:
         """End as a process ends: whoever waits finds the connection broken."""
         self.over.set()
-        if self._thread.is_alive():
-            self._server.shutdown()
-            self._thread.join()
-        self._server.server_close()
-        self._server.hang_up()
+        with self._dying:
+            if self._thread.is_alive():
+                self._server.shutdown()
+                self._thread.join()
+                self._server.server_close()
+                self._server.hang_up()
 
     def shown(self) -> dict[str, Any]:
         blobs = [f"FROM /m/blobs/sha256-{letter * 64}\n" for letter in (self.model, "f")]
@@ -163,6 +165,7 @@ class _Server(ThreadingHTTPServer):
                 request.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass  # closed long ago
+            request.close()
 
     def handle_error(self, _request, _client_address) -> None:
         pass  # clients that hang up
