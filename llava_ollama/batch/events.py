@@ -24,6 +24,18 @@ class HostLevel:
     """Requests that it has at present."""
     answers: int
     """That it has given in this run."""
+    tokens_per_s: float = 0.0
+    """At its best level; 0 before there is a measurement."""
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """The run was begun before: what it has of then, in questions."""
+
+    done: int
+    failed: int
+    left: int
+    """Of those that were known; sources may have more by now."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +97,7 @@ class Progress:
         return None if self.left is None or self.rate <= 0 else self.left / self.rate
 
 
-Event = Settled | HostChanged | Warned | Progress
+Event = Resumed | Settled | HostChanged | Warned | Progress
 Listener = Callable[[Event], None]
 
 

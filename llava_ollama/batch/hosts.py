@@ -94,7 +94,8 @@ class Host:
 
     def told(self) -> HostLevel:
         """Return how it does, for whoever watches."""
-        return HostLevel(self.name, self.state, self.level, self.asked, self.answers)
+        rate = self.pace.rate
+        return HostLevel(self.name, self.state, self.level, self.asked, self.answers, rate)
 
 
 class OllamaSite:

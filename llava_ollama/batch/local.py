@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llava_ollama.batch import run as running
 from llava_ollama.batch.asking import GREEDY
-from llava_ollama.batch.events import Listener, Summary, Warned, nobody
+from llava_ollama.batch.events import (
+    Event,
+    Listener,
+    Progress,
+    Resumed,
+    Summary,
+    Warned,
+    nobody,
+)
 from llava_ollama.batch.hosts import Host, Site
 from llava_ollama.batch.journal import Config, Journal, JournalFeed, Reading
 from llava_ollama.batch.journal.changes import Entry
@@ -21,6 +29,7 @@ from llava_ollama.batch.pace import Fixed, Pace
 from llava_ollama.batch.run import Agreed, Manner
 from llava_ollama.batch.thumbnails import thumbnail
 from llava_ollama.batch.work import Ask
+from llava_ollama.errors import LlavaOllamaError
 
 UNKNOWN = "unknown"
 """The digest of a model whose host cannot tell it."""
@@ -106,12 +115,11 @@ async def _work(
         left=book.left,
     )
     try:
-        return await running.run(hosts, book.feed, agreed, manner, tell=tell)
+        return await running.run(hosts, book.feed, agreed, manner, tell=book.noting(tell))
     finally:
         for host in hosts:
             if isinstance(host.pace, Pace) and host.pace.rate:
                 levels.put(host.name, agreed.digest, host.pace.settled)
-                book.journal.level(host.name, host.pace.settled, host.pace.rate)
 
 
 @dataclass
@@ -125,6 +133,24 @@ class Book:
     def left(self) -> int | None:
         """Return how many questions are not settled, as far as sources have been read."""
         return self.reading.counts().unfinished
+
+    def noting(self, tell: Listener) -> Listener:
+        """Return a listener that also notes, for `status`, how fast the run is."""
+
+        def heard(event: Event) -> None:
+            if isinstance(event, Progress):
+                # Whatever is wrong with the journal, the feed says it.
+                with suppress(LlavaOllamaError):
+                    self._note(event)
+            tell(event)
+
+        return heard
+
+    def _note(self, progress: Progress) -> None:
+        self.journal.rate(progress.rate)
+        for host in progress.hosts:
+            if host.state == "up":
+                self.journal.level(host.name, host.level, host.tokens_per_s)
 
 
 @contextmanager
@@ -144,7 +170,11 @@ def opened(
             )
         if batch.retry_failed:
             journal.retry_failed()
+        reading = stack.enter_context(journal.reading())
+        counts = reading.counts()
+        if counts.total:
+            tell(Resumed(counts.states["done"], counts.states["failed"], counts.unfinished))
         feed = JournalFeed(journal, limit=batch.limit, sample=batch.sample)
         stack.callback(feed.close)
         feed.fill(entries)
-        yield Book(journal, feed, stack.enter_context(journal.reading()))
+        yield Book(journal, feed, reading)

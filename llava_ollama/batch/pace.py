@@ -42,6 +42,11 @@ class Level(Protocol):
         """How many questions may be with the host now."""
         ...
 
+    @property
+    def rate(self) -> float:
+        """Tokens per second at the best level, 0 before there is a measurement."""
+        ...
+
     def answered(self, now: float, tokens: int) -> None:
         """Note an answer of `tokens` at `now`, in seconds of any clock that does not jump."""
         ...

@@ -16,7 +16,13 @@ from llava_ollama.batch.outcomes import Patience
 from llava_ollama.batch.pictures import Thumbnail
 from llava_ollama.batch.runner import Runner
 from llava_ollama.batch.work import Feed
-from llava_ollama.errors import DaemonUnreachable, LlavaOllamaError
+from llava_ollama.errors import (
+    DaemonBusy,
+    DaemonTimeout,
+    DaemonUnreachable,
+    LlavaOllamaError,
+    ModelLoading,
+)
 from llava_ollama.images import Vision
 
 GRACE = 10.0
@@ -24,6 +30,8 @@ GRACE = 10.0
 cancelled costs 0.34.4 a slot for good, now and then."""
 _OFTEN = 1.0
 """Seconds between two words of how the run stands."""
+_AWAY = (DaemonUnreachable, DaemonTimeout, DaemonBusy, ModelLoading)
+"""What may pass by itself."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,7 @@ async def agree(hosts: Sequence[Host], *, wait: float = 600.0, tell: Listener = 
 
     Raises:
         UsageProblem: they hold different models.
-        DaemonUnreachable: none has answered for `wait` seconds.
+        DaemonError: none has answered for `wait` seconds.
         LlavaOllamaError: what else is wrong with the only host.
     """
     begun, pause = time.monotonic(), 0.2
@@ -50,7 +58,7 @@ async def agree(hosts: Sequence[Host], *, wait: float = 600.0, tell: Listener = 
         if there:
             break
         error = next(error for _, _, error in found if error)
-        if not isinstance(error, DaemonUnreachable) or time.monotonic() - begun + pause > wait:
+        if not isinstance(error, _AWAY) or time.monotonic() - begun + pause > wait:
             raise error
         if pause == 0.2:  # noqa: PLR2004 - the first time
             tell(Warned(f"{error.message}; waiting for up to {wait:g} seconds", error.hint or ""))

@@ -36,8 +36,10 @@ _PIECE = 1 << 16
 
 @dataclass
 class Found:
-    """What was not looked at; it grows while a source is read."""
+    """What is no picture, and what was not looked at; it grows while a source is read."""
 
+    skipped: int = 0
+    """Entries that are no pictures."""
     hidden: int = 0
     """Files and folders whose name begins with a dot."""
     sidecars: int = 0
@@ -89,6 +91,11 @@ class Sources:
                 self._visited.add(_identity(os.fspath(folder)))
 
     def __iter__(self) -> Iterator[Entry]:
+        for entry in self._all():
+            self.found.skipped += entry.state == "skipped"
+            yield entry
+
+    def _all(self) -> Iterator[Entry]:
         for path in self._paths:
             yield from self._any(path)
         for one in self._lists:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
     from llava_ollama.batch.events import Listener, Summary
     from llava_ollama.batch.hosts import Site
     from llava_ollama.batch.local import Batch
-    from llava_ollama.batch.sources import Found, Sources
+    from llava_ollama.batch.sources import Sources
     from llava_ollama.batch.work import Ask
 
     Describe = Callable[[Batch, Sources, Listener], Summary]
@@ -35,9 +33,10 @@ _MANY = click.IntRange(min=1)
 
 
 @command(
-    epilog="With --json one document a line: {event: settled, warned, host_changed or progress, "
-    "...}, and at the end JSON: {event: end, run, done, failed, retry, gone, copied, tokens, "
-    "seconds, left}."
+    epilog="With --json one document a line: {event: resumed, settled, warned, host_changed or "
+    "progress, ...}, and at the end JSON: {event: end, run, done, failed, retry, gone, copied, "
+    "tokens, seconds, left, truncated, found: {skipped, hidden, sidecars, unreadable, "
+    "seen_before}}."
 )
 @click.argument("words", nargs=-1, type=_PATH, metavar="SOURCE... [PROMPT]")
 @click.option("-o", "--run", "run", type=_RUN, metavar="RUN", help="The run's folder.  [required]")
@@ -263,14 +262,13 @@ def _sites(
 
 def _describe(app: App, batch: Batch, describe: Describe, sources: Sources) -> None:
     from llava_ollama.batch.journal import Reading
-    from llava_ollama.cli.watching import watching
+    from llava_ollama.cli.watching import ended, watching
 
-    with watching(app.out) as tell, _going_on(batch.run):
+    with watching(app.out) as tell:
         summary = describe(batch, sources, tell)
     with Reading(batch.run) as reading:
         counts = reading.counts()
-    _tell_found(app, sources.found)
-    _end(app, batch.run, summary, left=counts.unfinished)
+    ended(app.out, batch.run, summary, counts, sources.found)
     if failed := counts.states["failed"]:
         app.out.error(
             f"{failed:,} of {counts.total:,} answers have failed",
@@ -278,35 +276,3 @@ def _describe(app: App, batch: Batch, describe: Describe, sources: Sources) -> N
             "`--retry-failed` asks again",
         )
         click.get_current_context().exit(SOME_FAILED)
-
-
-@contextmanager
-def _going_on(run: Path) -> Iterator[None]:
-    """Say how to go on where somebody stops the run."""
-    try:
-        yield
-    except KeyboardInterrupt as exc:
-        exc.add_note(f"run the same command again to go on with `{run}`")
-        raise
-
-
-def _end(app: App, run: Path, summary: Summary, *, left: int) -> None:
-    counts = summary.counts
-    if app.json:
-        data: dict[str, Any] = {"event": "end", "run": str(run), **dataclasses.asdict(counts)}
-        app.out.line({**data, "left": left})
-        return
-    parts = [f"{counts.done:,} answered"]
-    parts += [f"{counts.copied:,} of them as an equal picture was"] if counts.copied else []
-    parts += [f"{counts.failed:,} failed"] if counts.failed else []
-    parts += [f"{counts.gone:,} gone"] if counts.gone else []
-    parts += [f"{left:,} left"] if left else []
-    app.out.result(None, ", ".join(parts))
-    app.out.note(f"`llava-ollama export {run}` or `llava-ollama gallery {run}` shows the answers")
-
-
-def _tell_found(app: App, found: Found) -> None:
-    for message in found.told:
-        app.out.note(message)
-    if found.hidden:
-        app.out.note(f"{found.hidden:,} hidden files and folders were passed by")

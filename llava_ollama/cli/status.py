@@ -10,6 +10,7 @@ import click
 
 from llava_ollama.cli.app import App
 from llava_ollama.cli.frame import command, global_options
+from llava_ollama.cli.watching import span
 
 if TYPE_CHECKING:
     from llava_ollama.batch.journal import Config, Counts
@@ -20,7 +21,8 @@ RUN = click.Path(path_type=Path)
 @command(
     epilog="JSON: {run, under_way, model, model_digest, prompts, pictures, states: {pending, done, "
     "failed, retry, skipped, gone}, errors: {kind: count}, truncated, tokens, seconds, "
-    "hosts: [{url, answers, tokens, seconds, level, tokens_per_s}]}."
+    "hosts: [{url, answers, tokens, seconds, level, tokens_per_s}], rate, sending, "
+    "seconds_left}."
 )
 @click.argument("run", type=RUN)
 @global_options
@@ -42,6 +44,7 @@ def status(app: App, run: Path) -> None:
         "model_digest": config.model_digest,
         "prompts": [ask.prompt for ask in config.asks],
         **dataclasses.asdict(counts),
+        "seconds_left": counts.seconds_left if under_way else None,
     }
     app.out.result(data, _text(app, config, counts, under_way=under_way))
 
@@ -58,6 +61,10 @@ def _text(app: App, config: Config, counts: Counts, *, under_way: bool) -> str:
     ]
     if counts.truncated:
         rows.append(["cut off at their limit", f"{counts.truncated:,}"])
+    if under_way and counts.seconds_left is not None:
+        rows.append(["speed", f"{counts.rate:.1f}/s, {span(counts.seconds_left)} left"])
+    if under_way:
+        rows.append(["with hosts now", f"{counts.sending:,}"])
     for host in counts.hosts:
         level = f", {host.level} at a time" if host.level else ""
         rows.append([host.url, f"{host.answers:,} answers, {host.tokens:,} tokens{level}"])

@@ -10,12 +10,25 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
-from llava_ollama.batch.events import Event, HostChanged, HostLevel, Progress, Settled, Warned
+from llava_ollama.batch.events import (
+    Event,
+    HostChanged,
+    HostLevel,
+    Progress,
+    Resumed,
+    Settled,
+    Warned,
+)
 from llava_ollama.cli.output import one_line
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.progress import Progress as Bar
 
+    from llava_ollama.batch.events import Summary
+    from llava_ollama.batch.journal import Counts
+    from llava_ollama.batch.sources import Found
     from llava_ollama.cli.output import Output
 
 _EVERY = 10.0
@@ -36,7 +49,7 @@ def watching(out: Output) -> Iterator[Callable[[Event], None]]:
 
 
 def as_json(event: Event) -> dict[str, Any]:
-    """Return an event with its name: `settled`, `host_changed`, `warned` or `progress`."""
+    """Return an event with its name: `resumed`, `settled`, `host_changed`, `warned`, `progress`."""
     name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(event).__name__).lower()
     more = {"seconds_left": event.seconds_left} if isinstance(event, Progress) else {}
     return {"event": name, **dataclasses.asdict(event), **more}
@@ -52,6 +65,8 @@ class _Log:
 
     def __call__(self, event: Event) -> None:
         match event:
+            case Resumed():
+                self._say(resumed(event))
             case Settled():
                 self._settled(event)
             case HostChanged():
@@ -111,6 +126,13 @@ def _bar(*, colour: bool) -> Bar:
     return Bar(*columns, console=console, transient=True)
 
 
+def resumed(event: Resumed) -> str:
+    """Return what a run has of before in one line."""
+    parts = [f"{event.done:,} done"]
+    parts += [f"{event.failed:,} failed"] if event.failed else []
+    return f"The run goes on: {', '.join(parts)}, {event.left:,} to go"
+
+
 def line(event: Progress) -> str:
     """Return how a run stands in one line."""
     counts = event.counts
@@ -125,6 +147,49 @@ def line(event: Progress) -> str:
 def _host(host: HostLevel) -> str:
     name = host.name.removeprefix("http://")
     return f"{name} at {host.level}" if host.state == "up" else f"{name} {host.state}"
+
+
+def ended(out: Output, run: Path, summary: Summary, counts: Counts, found: Found) -> None:
+    """Say what became of a run this time, and what it did not look at."""
+    if out.json:
+        names = ("skipped", "hidden", "sidecars", "unreadable", "seen_before")
+        out.line(
+            {
+                "event": "end",
+                "run": str(run),
+                **dataclasses.asdict(summary.counts),
+                "left": counts.unfinished,
+                "truncated": counts.truncated,
+                "found": {name: getattr(found, name) for name in names},
+            }
+        )
+        return
+    out.result(None, _became(summary, counts.unfinished))
+    for remark in _remarks(counts, found):
+        out.note(remark)
+    out.note(f"`llava-ollama export {run}` or `llava-ollama gallery {run}` shows the answers")
+
+
+def _became(summary: Summary, left: int) -> str:
+    counts = summary.counts
+    parts = [f"{counts.done:,} answered"]
+    parts += [f"{counts.copied:,} of them as an equal picture was"] if counts.copied else []
+    parts += [f"{counts.failed:,} failed"] if counts.failed else []
+    parts += [f"{counts.gone:,} gone"] if counts.gone else []
+    parts += [f"{left:,} left"] if left else []
+    return ", ".join(parts)
+
+
+def _remarks(counts: Counts, found: Found) -> Iterator[str]:
+    yield from found.told
+    if (more := found.unreadable - len(found.told)) > 0:
+        yield f"and {more:,} more cannot be read"
+    if counts.truncated:
+        yield f"{counts.truncated:,} answers are cut off at their limit; their finish is `length`"
+    if found.skipped:
+        yield f"{found.skipped:,} files were skipped: they are not named like pictures"
+    if found.hidden:
+        yield f"{found.hidden:,} hidden files and folders were passed by"
 
 
 def span(seconds: float) -> str:

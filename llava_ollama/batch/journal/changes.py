@@ -226,6 +226,11 @@ def host_id(db: sqlite3.Connection, url: str) -> int:
     return int(row[0])
 
 
+def put_rate(db: sqlite3.Connection, rate: float) -> None:
+    """Note how many questions a second are settled, for whoever looks on."""
+    db.execute("INSERT OR REPLACE INTO run VALUES ('rate', ?)", (repr(rate),))
+
+
 def put_level(db: sqlite3.Connection, url: str, level: int, tokens_per_s: float) -> None:
     """Note how many requests at a time a host is given, for whoever looks on."""
     db.execute(

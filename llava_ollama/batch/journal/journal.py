@@ -119,6 +119,10 @@ class Journal:
         """Note how many requests at a time a host is given, for `status`."""
         self.write(partial(changes.put_level, url=url, level=level, tokens_per_s=tokens_per_s))
 
+    def rate(self, rate: float) -> None:
+        """Note how many questions a second are settled, for `status`."""
+        self.write(partial(changes.put_rate, rate=rate))
+
     def reading(self) -> Reading:
         """Return a view of the run, which the caller closes."""
         return Reading(self.run)

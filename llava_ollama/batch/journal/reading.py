@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
-from llava_ollama.batch.journal import database, place
+from llava_ollama.batch.journal import database, leases, place
 from llava_ollama.batch.journal.changes import as_path
 from llava_ollama.batch.journal.config import Asked, Config, from_text
 from llava_ollama.batch.journal.database import CODE, STATES
@@ -52,6 +52,10 @@ class Counts:
     seconds: float
     """Completion tokens, and seconds that hosts were busy with them."""
     hosts: tuple[HostCounts, ...]
+    rate: float = 0.0
+    """Questions settled a second, as the run last noted it."""
+    sending: int = 0
+    """Questions that are with a host, or were when the process died."""
 
     @property
     def total(self) -> int:
@@ -62,6 +66,11 @@ class Counts:
     def unfinished(self) -> int:
         """Answers that are still to come."""
         return self.states["pending"] + self.states["retry"]
+
+    @property
+    def seconds_left(self) -> float | None:
+        """How long the rest takes at the last rate."""
+        return self.unfinished / self.rate if self.rate > 0 else None
 
 
 class Reading:
@@ -102,6 +111,8 @@ class Reading:
             ).fetchall()
             pictures = self._db.execute("SELECT max(id) FROM item").fetchone()[0] or 0
             known = self._db.execute("SELECT id, url, level, tokens_per_s FROM host").fetchall()
+            rate = self._db.execute("SELECT value FROM run WHERE key = 'rate'").fetchone()
+            settled = dict(self._db.execute("SELECT slot, serial FROM settled").fetchall())
         states: Counter[State] = Counter(dict.fromkeys(STATES, 0))
         errors: Counter[ErrorKind] = Counter()
         for state, kind, _, _, n, _, _ in tally:
@@ -117,6 +128,8 @@ class Reading:
             tokens=sum(row[5] for row in done),
             seconds=sum(row[6] for row in done),
             hosts=tuple(_host(row, done) for row in known),
+            rate=float(rate[0]) if rate else 0.0,
+            sending=len(leases.left(self.folder, settled)),
         )
 
     def rows(self) -> Iterator[Row]:
