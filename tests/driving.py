@@ -125,9 +125,10 @@ def _drive(driver: Driver) -> None:
     )
     entries = [Entry(path) for path in driver.paths]
     if driver.executor == "ray":
-        cluster.describe(batch, driver.address, seat, entries, tell=_tell)
+        summary = cluster.describe(batch, driver.address, seat, entries, tell=_tell)
     else:
-        local.describe(batch, [seat.site()], entries, tell=_tell)
+        summary = local.describe(batch, [seat.site()], entries, tell=_tell)
+    _say(seconds=summary.counts.seconds)
 
 
 if __name__ == "__main__":

@@ -256,12 +256,12 @@ class Cluster:
 
     def _ended(self, post: Post, ended: Ended, feed: Feed) -> None:
         """Give out again what a member had that is through."""
-        is_there = not ended.died or self._roster.is_there(post)
-        if ended.died and is_there:
+        is_lost = ended.is_lost or not self._roster.is_there(post)
+        if ended.died and not is_lost:
             for out in post.node.with_host():
                 self._suspect(post.node, out, feed)
         self._give_back(post, feed)
-        if not is_there:
+        if is_lost:
             self._roster.leave_out(post, roster.lost(post.node.name))
         elif ended.died:
             self._roster.died(post, ended.died)

@@ -39,7 +39,9 @@ class Ended:
 
     error: LlavaOllamaError | None = None
     died: str = ""
-    """What Ray says of its death."""
+    """What its process died of."""
+    is_lost: bool = False
+    """Whether all that is known is that it cannot be reached."""
 
 
 @dataclass
@@ -77,7 +79,7 @@ class Crew:
 
     def places(self) -> list[Place]:
         """Return the nodes that are alive and take work: a head is often started without CPUs."""
-        return [
+        found = [
             Place(
                 node["NodeID"],
                 node.get("NodeName") or node["NodeManagerAddress"],
@@ -86,6 +88,7 @@ class Crew:
             for node in self._ray.nodes()
             if node["Alive"] and node["Resources"].get("CPU")
         ]
+        return sorted(found, key=lambda place: place.name)
 
     def hire(self, place: Place) -> Member:
         """Start a member on a node; its first word is its greeting."""
@@ -147,8 +150,10 @@ class Crew:
             if isinstance(exc.cause, LlavaOllamaError):
                 return Ended(exc.cause)
             raise  # a fault of ours; its text has the node's traceback
-        except errors.RayError as exc:
-            return Ended(died=_why(exc))
+        except errors.ActorDiedError as exc:
+            return Ended(died=_why(exc), is_lost="node has died" in str(exc))
+        except errors.RayError:
+            return Ended(is_lost=True)
         return notes
 
     def close(self) -> None:

@@ -16,6 +16,8 @@ _GATHER = 0.02
 """Seconds in which notes are put together: one more message costs Ray about a millisecond."""
 _IDLE = 0.05
 """Seconds after which a runner that has nothing looks for more."""
+_KNOWN = 10_000
+"""Answers that are kept for equal pictures."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,15 @@ Note = Sending | Seen | Outcome | Back | HostLevel | HostChanged | Warned
 class Relay:
     """A `work.Feed` for the runner on a node, filled and listened to by other threads.
 
-    Equal pictures are known here only while the runner has them: whatever was answered before is
-    in the driver's journal, and no feed waits for a network.
+    An equal picture has the answer that this node gave, if it is not long ago: all of them are in
+    the driver's journal, but no feed waits for a network.
     """
 
     def __init__(self) -> None:
         self._jobs: deque[Job] = deque()
         self._lock = threading.Lock()
+        self._shas: dict[int, str] = {}
+        self._known: dict[tuple[str, int], Outcome] = {}
         self._notes: SimpleQueue[Note | BaseException | None] = SimpleQueue()
 
     def give(self, jobs: Iterable[Job]) -> None:
@@ -98,11 +102,12 @@ class Relay:
 
     def seen(self, seen: Seen) -> None:
         """See `Feed.seen`."""
+        self._shas[seen.item] = seen.sha256
         self.tell(seen)
 
-    def answered(self, sha256: str, ask: int) -> Outcome | None:  # noqa: ARG002 - nothing is kept
+    def answered(self, sha256: str, ask: int) -> Outcome | None:
         """See `Feed.answered`."""
-        return None
+        return self._known.get((sha256, ask))
 
     def sending(self, item: int, ask: int) -> None:
         """See `Feed.sending`."""
@@ -110,7 +115,18 @@ class Relay:
 
     def settle(self, outcome: Outcome) -> None:
         """See `Feed.settle`."""
+        sha256 = self._shas.get(outcome.item)
+        if sha256 and outcome.state == "done" and outcome.copied_from is None:
+            self._known[sha256, outcome.ask] = outcome
+            self._forget()
         self.tell(outcome)
+
+    def _forget(self) -> None:
+        """Keep the last answers only."""
+        if len(self._known) > _KNOWN:
+            self._known.pop(next(iter(self._known)))
+        while len(self._shas) > _KNOWN:
+            self._shas.pop(next(iter(self._shas)))
 
     def give_back(self, item: int) -> None:
         """See `Feed.give_back`."""

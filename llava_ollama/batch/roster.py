@@ -82,7 +82,9 @@ class Roster:
                 if isinstance(word, Greeting):
                     self.greeted(post, word)
                 elif isinstance(word, Ended):
-                    self.leave_out(post, word.error or died(post.node.name, word.died))
+                    name = post.node.name
+                    error = lost(name) if word.is_lost else died(name, word.died)
+                    self.leave_out(post, word.error or error)
             if any(post.is_ready for post in self):
                 first = first or time.monotonic()
                 if all(post.is_ready or post.member is None for post in self):

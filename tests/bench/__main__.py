@@ -13,7 +13,7 @@ from tests.bench import Figure
 
 NAMES = (
     *("startup", "ask", "pictures", "install", "transfer", "hashing", "memory"),
-    *("journal", "testing", "pace", "rivals", "gallery"),
+    *("journal", "testing", "pace", "rivals", "cluster", "gallery"),
 )
 RESULTS = Path(__file__).with_name("results.json")
 
