@@ -127,13 +127,19 @@ def test_pictures_of_every_kind_are_seen(kind: str, desk: Path):
     assert ("turned" in done.stderr) == (kind == "EXIF")
 
 
+PAGE = "demo-pictures/run/gallery/index.html"
+SHOWN = f"all of it as a batch, to be looked at in a browser: {PAGE}"
 TURNED = "`demo-pictures/green-triangle-sideways.jpg`: turned by its EXIF orientation"
 
 
 @pytest.mark.embedded
 def test_the_demo_runs_without_a_daemon_and_says_so(desk: Path):
     done = call("demo")
-    assert done.stderr.splitlines() == ["tiny-llava through llama.cpp in this process:", TURNED]
+    assert done.stderr.splitlines() == [
+        "tiny-llava through llama.cpp in this process:",
+        TURNED,
+        SHOWN,
+    ]
     assert done.stdout.count("[right]\n") == 5
     shown = json.loads(call("demo", "--json").stdout)
     assert shown["engine"] == "llama.cpp in this process"
@@ -142,8 +148,10 @@ def test_the_demo_runs_without_a_daemon_and_says_so(desk: Path):
     )
     assert {path.name for path in desk.glob("demo-pictures/*")} == {
         *("red-circle.png", "blue-square.png", "yellow-star.png", "purple-triangle.png"),
-        "green-triangle-sideways.jpg",
+        *("green-triangle-sideways.jpg", "run"),
     }
+    assert shown["gallery"] == PAGE
+    assert (desk / PAGE).is_file()
 
 
 @pytest.mark.parametrize(
@@ -199,7 +207,7 @@ def test_run_says_what_it_attaches_before_it_asks(desk: Path):
             ["install", "tiny-llava", "--dry-run"],
             ["wanted", "host", "existing", "parts", "modelfile", "found", "unproven", "findings"],
         ),
-        (["demo"], ["engine", "pictures"]),
+        (["demo"], ["engine", "pictures", "gallery"]),
         (
             ["ask", "red.png", QUESTION, *TINY],
             ["text", "finish", "usage", "times", "model_digest", "engine"],
@@ -560,6 +568,7 @@ def test_the_demo_does_without_a_daemon_that_is_silent(desk: Path, monkeypatch: 
         f"the daemon at {host} did not answer within 0.2 seconds",
         "tiny-llava through llama.cpp in this process:",
         TURNED,
+        SHOWN,
     ]
 
 

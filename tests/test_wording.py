@@ -772,9 +772,9 @@ CASES = (
         ("fly",),
         "no command `fly`",
         (
-            "Commands are `ask`, `compare`, `completion`, `demo`, `doctor`, `download`, `inspect`, "
-            "`install`, `list`, `look`, `mend`, `remove`, `render`, `repair`, `run`, `show`, "
-            "`verify`"
+            "Commands are `ask`, `batch`, `compare`, `completion`, `demo`, `doctor`, `download`, "
+            "`export`, `gallery`, `inspect`, `install`, `list`, `look`, `mend`, `remove`, "
+            "`render`, `repair`, `run`, `show`, `status`, `verify`"
         ),
         2,
     ),

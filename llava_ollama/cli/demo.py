@@ -77,7 +77,8 @@ def _album(app: App, folder: Path, site: Site) -> Path:
     sources = Sources([folder], asks=asks, leave_out=[run] if run.is_dir() else [])
     local.describe(batch, [site], sources)
     with Reading(run) as journal, Thumbnails(journal.folder) as small:
-        return gallery.build(journal.rows(), small, run / "gallery", base=folder).page
+        made = gallery.build(journal.rows(), small, run / "gallery", base=folder)
+    return run / "gallery" / made.page.name
 
 
 @contextmanager
