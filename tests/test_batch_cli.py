@@ -115,6 +115,52 @@ def test_no_host_within_the_wait_is_exit_code_3():
 
 
 @pytest.mark.usefixtures("pictures")
+def test_a_model_that_does_not_see_is_exit_code_1_with_what_doctor_says(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setenv("LLAVA_OLLAMA_CACHE", "pictures/notes.md")
+    with Scripted(lambda _: "A nice picture.") as daemon:
+        done = call(*line(daemon), code=1)
+    assert "Warning: download folder: " in done.stderr
+    assert "Error: the model does not see: of two different pictures it says the same" in (
+        done.stderr
+    )
+    assert not daemon.asked
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "hint"),
+    [
+        (
+            ("pictures", PROMPT),
+            "`--run` is missing",
+            "Name a folder for the run: `-o run1`",
+        ),
+        (
+            ("pictures", "-o", "run"),
+            "the prompt is missing: `pictures` is a file or folder",
+            'Write it as `llava-ollama batch pictures "Describe this image" -o run1`',
+        ),
+        (
+            ("--prompt", PROMPT, "-o", "run"),
+            "no pictures are named",
+            'Write it as `llava-ollama batch pictures "Describe this image" -o run1`',
+        ),
+        (
+            ("nowhere", PROMPT, "-o", "run", "-m", "tiny"),
+            "`{folder}/nowhere` cannot be read: no such file or directory",
+            "Name a folder, a picture or a request file (`.jsonl`) that is there",
+        ),
+    ],
+)
+def test_what_is_refused(arguments: tuple[str, ...], message: str, hint: str, pictures: Path):
+    done = call("batch", *arguments, code=2)
+    message = message.format(folder=pictures.parent)
+    assert done.stderr == f"Error: {message}\nHint: {hint}\n"
+    assert not Path("run").exists()
+
+
+@pytest.mark.usefixtures("pictures")
 def test_ctrl_c_is_exit_code_130_and_the_run_goes_on():
     seen: list[dict[str, Any]] = []
 

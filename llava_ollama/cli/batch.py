@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -11,10 +12,10 @@ import click
 
 from llava_ollama.cli.app import App
 from llava_ollama.cli.complete import installed, models
-from llava_ollama.cli.doctor import SOME_FAILED
+from llava_ollama.cli.doctor import SOME_FAILED, examined
 from llava_ollama.cli.frame import command, options_but_host
 from llava_ollama.cli.question import read_schema
-from llava_ollama.errors import UsageProblem
+from llava_ollama.errors import CheckFailed, LlavaOllamaError, UsageProblem
 
 if TYPE_CHECKING:
     from io import BufferedReader
@@ -86,7 +87,7 @@ _MANY = click.IntRange(min=1)
     default=600.0,
     show_default=True,
     metavar="SECONDS",
-    help="End when no host has answered for so long.",
+    help="End when no host has answered for so long, with exit code 3.",
 )
 @options_but_host
 @click.pass_obj
@@ -148,8 +149,10 @@ def _split(
     words: Sequence[str], prompts: Sequence[str], lists: Sequence[str]
 ) -> tuple[list[str], list[str]]:
     """Tell sources from the prompt: the last word, unless `--prompt` has them all."""
+    from llava_ollama.batch.sources import REQUESTS
+
     sources, asked = list(words), list(prompts)
-    requests = sources and all(Path(word).suffix.lower() in _REQUESTS for word in sources)
+    requests = sources and all(Path(word).suffix.lower() in REQUESTS for word in sources)
     if not asked and sources and not requests:
         asked = [sources.pop()]
         if Path(asked[0]).exists():
@@ -163,9 +166,6 @@ def _split(
             hint='Write it as `llava-ollama batch pictures "Describe this image" -o run1`',
         )
     return sources, asked
-
-
-_REQUESTS = {".jsonl", ".ndjson"}
 
 
 def _sources(
@@ -193,7 +193,26 @@ def _who(
     if address is not None:
         return _on_nodes(app, model, hosts, embedded=embedded, server=server, address=address)
     named, sites = _sites(app, model, hosts, embedded, server)
-    return named, lambda batch, sources, tell: local.describe(batch, sites, sources, tell=tell)
+
+    def describe(batch: Batch, sources: Sources, tell: Listener) -> Summary:
+        try:
+            return local.describe(batch, sites, sources, tell=tell)
+        except CheckFailed:
+            if not (embedded or server):
+                _diagnose(app, tell)
+            raise
+
+    return named, describe
+
+
+def _diagnose(app: App, tell: Listener) -> None:
+    """Tell what `doctor` finds where the model does not see."""
+    from llava_ollama.batch.events import Warned
+
+    with suppress(LlavaOllamaError):  # what it found until then is told
+        for finding in examined(app):
+            if finding.status != "ok":
+                tell(Warned(f"{finding.check}: {finding.detail}", finding.fix))
 
 
 def _on_nodes(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import click
 
 from llava_ollama.cli.app import App
@@ -21,20 +23,24 @@ def doctor(ctx: click.Context) -> None:
 
     Exit code 4 when something is, 3 when the daemon does not answer.
     """
-    from llava_ollama import catalog
-    from llava_ollama.doctor import Doctor
-
     app = ctx.ensure_object(App)
-    findings = []
-    try:
-        known = app.catalog
-    except UsageProblem as exc:
-        findings.append(Finding("catalog", "error", exc.message, exc.hint or ""))
-        known = catalog.load()
-    findings += Doctor(app.daemon, app.settings, known, app.records, app.ledger()).examine()
+    findings = list(examined(app))
     app.out.result({"findings": findings}, app.out.findings(findings))
     errors = {finding.check for finding in findings if finding.status == "error"}
     if "daemon" in errors:
         ctx.exit(UNREACHABLE)
     if errors:
         ctx.exit(SOME_FAILED)
+
+
+def examined(app: App) -> Iterator[Finding]:
+    """Yield what there is to say of this machine and its daemon."""
+    from llava_ollama import catalog
+    from llava_ollama.doctor import Doctor
+
+    try:
+        known = app.catalog
+    except UsageProblem as exc:
+        yield Finding("catalog", "error", exc.message, exc.hint or "")
+        known = catalog.load()
+    yield from Doctor(app.daemon, app.settings, known, app.records, app.ledger()).examine()
