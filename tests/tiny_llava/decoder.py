@@ -28,9 +28,15 @@ class Norm(nn.Module):
         self.weight = nn.Parameter(torch.ones(WIDTH))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map any x 256 to the same, in single precision."""
+        """Map any x 256 to the same, in single precision; bfloat16 comes out where it is used."""
         x = x.float()
-        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + EPSILON) * self.weight
+        normed = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + EPSILON) * self.weight
+        # Once here, or each of the layers behind it would do it for itself.
+        return (
+            normed.to(torch.get_autocast_dtype("cpu"))
+            if torch.is_autocast_enabled("cpu")
+            else normed
+        )
 
 
 class Block(nn.Module):
@@ -52,7 +58,7 @@ class Block(nn.Module):
             layer(normed).unflatten(-1, (-1, HEAD)).transpose(1, 2)
             for layer in (self.attn_q, self.attn_k, self.attn_v)
         )
-        q, k = (_rotated(one, turns).to(v.dtype) for one in (q, k))
+        q, k = _rotated(torch.cat([q, k], 1), turns).to(v.dtype).split([HEADS, KEY_HEADS], 1)
         k, v = (one.repeat_interleave(HEADS // KEY_HEADS, 1) for one in (k, v))
         # By hand: with a mask this is a third faster on a CPU than PyTorch's fused kernel.
         scores = (q * HEAD**-0.5) @ k.transpose(-1, -2) + allowed.to(q.dtype)

@@ -63,8 +63,8 @@ class Plan:
     """The whole of a training."""
 
     seed: int = 8
-    vision: Stage = Stage(steps=800, size=48, rate=2e-3, hold=0, fall=2000)
-    whole: Stage = Stage(steps=1600, size=32, rate=1e-3, hold=1100, fall=1600)
+    vision: Stage = Stage(steps=700, size=48, rate=2e-3, hold=0, fall=2000)
+    whole: Stage = Stage(steps=2400, size=32, rate=1e-3, hold=1600, fall=2400)
 
 
 class Model(nn.Module):
@@ -87,7 +87,7 @@ class Model(nn.Module):
         tokens = torch.from_numpy(batch.tokens)
         states = self._states(tokens, shown, batch)
         taught = torch.from_numpy(batch.taught)[:, 1:]
-        said, truth = self.decoder.output(states[:, :-1][taught]), tokens[:, 1:][taught]
+        said, truth = self.decoder.output(states[:, :-1][taught].float()), tokens[:, 1:][taught]
         loss = F.cross_entropy(said, truth)
         right = (said.argmax(-1) == truth).float().mean()
         aside, _ = self.vision.loss(features.float(), batch.pictures, layout)
