@@ -65,7 +65,7 @@ class Warned:
 
 
 @dataclass(frozen=True)
-class Counts:
+class Totals:
     """What became of the questions of this run so far."""
 
     done: int = 0
@@ -84,7 +84,7 @@ class Counts:
 class Progress:
     """How the run stands, told about once a second."""
 
-    counts: Counts
+    counts: Totals
     rate: float
     """Questions settled a second, of late."""
     left: int | None
@@ -109,5 +109,5 @@ def nobody(_event: Event) -> None:
 class Summary:
     """What a run did."""
 
-    counts: Counts
+    counts: Totals
     hosts: tuple[HostLevel, ...]

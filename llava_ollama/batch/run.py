@@ -144,7 +144,7 @@ async def run(
     report = asyncio.create_task(_report(runner, manner.left, tell))
     work = asyncio.create_task(runner.run())
     try:
-        await _until_done(work, runner, manner.grace)
+        await _until_done(work, runner, manner.grace, tell)
     finally:
         report.cancel()
         for host in hosts:
@@ -153,7 +153,9 @@ async def run(
     return Summary(runner.tally.counts(time.monotonic()), _levels(runner))
 
 
-async def _until_done(work: asyncio.Task[None], runner: Runner, grace: float) -> None:
+async def _until_done(
+    work: asyncio.Task[None], runner: Runner, grace: float, tell: Listener
+) -> None:
     """Wait for `work`; cancelled, let it finish what is under way, but not for ever."""
     try:
         await asyncio.shield(work)
@@ -161,6 +163,8 @@ async def _until_done(work: asyncio.Task[None], runner: Runner, grace: float) ->
         if work.done():
             raise
         runner.stop()
+        if asked := sum(host.asked for host in runner.hosts):
+            tell(Warned(f"it stops; {asked} that are asked may be answered, for {grace:g} seconds"))
         await asyncio.wait({work}, timeout=grace)
         work.cancel()
         with suppress(asyncio.CancelledError):

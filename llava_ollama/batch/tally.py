@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from llava_ollama.batch.events import Counts
+from llava_ollama.batch.events import Totals
 from llava_ollama.batch.work import Outcome
 
 _LATELY = 60.0
@@ -53,9 +53,9 @@ class Tally:
         span = min(_LATELY, now - self.begun)
         return sum(count for _, count in self._steps) / span if span > 0 else 0.0
 
-    def counts(self, now: float) -> Counts:
+    def counts(self, now: float) -> Totals:
         """Return the counts."""
-        return Counts(
+        return Totals(
             done=self.done,
             failed=self.failed,
             retry=self.retry,

@@ -78,8 +78,15 @@ def export(
     from llava_ollama.export import export as write
 
     app = ctx.ensure_object(App)
-    options = Options(run, output, existing, xmp_full_name=xmp_name == "full", prompt=prompt)
     with Reading(run) as reading:
+        options = Options(
+            run,
+            output,
+            existing,
+            xmp_full_name=xmp_name == "full",
+            prompt=prompt,
+            total=reading.counts().total,
+        )
         results = write(reading.rows, formats, options, app.reporter)
     app.out.result({"exports": results}, "\n".join(map(_line, results)))
     for result in results:

@@ -37,6 +37,7 @@ def gallery(app: App, run: Path, output: Path | None, *, opened: bool) -> None:
             output or run / "gallery",
             title=run.absolute().name,
             base=base,
+            total=journal.counts().pictures,
             reporter=app.reporter,
         )
     app.out.result(

@@ -49,6 +49,8 @@ class Options:
     """`photo.jpg.xmp` as darktable and digiKam call it, else Adobe's `photo.xmp`."""
     prompt: str | None = None
     """Only the answers to this prompt."""
+    total: int | None = None
+    """How many rows there are, where that is known."""
 
 
 def export(
@@ -65,9 +67,12 @@ def export(
     if (prompt := options.prompt) is not None:
         _check_prompt(rows, prompt)
         rows = _only(rows, prompt)
+    total = options.total if prompt is None else None
     for one in exports:
-        one.plan(_counted(rows, f"planning {one.format}", reporter))
-    return [one.write(_counted(rows, f"exporting {one.format}", reporter)) for one in exports]
+        one.plan(_counted(rows, f"planning {one.format}", reporter, total))
+    return [
+        one.write(_counted(rows, f"exporting {one.format}", reporter, total)) for one in exports
+    ]
 
 
 def make(name: Format, options: Options) -> Export:
@@ -114,7 +119,7 @@ def _check_prompt(rows: Rows, prompt: str) -> None:
     raise UsageProblem(f"the run never asked `{prompt}`", hint=hint)
 
 
-def _counted(rows: Rows, task: str, reporter: Reporter) -> Rows:
+def _counted(rows: Rows, task: str, reporter: Reporter, total: int | None) -> Rows:
     """Return the rows with progress: a second is over before any is shown."""
 
     def counted() -> Iterator[Row]:
@@ -128,7 +133,7 @@ def _counted(rows: Rows, task: str, reporter: Reporter) -> Rows:
                     reporter.advanced(task, _OFTEN)
                 elif time.monotonic() - begun > _LONG:
                     told = True
-                    reporter.counting(task)
+                    reporter.counting(task, total)
                     reporter.advanced(task, number)
         finally:
             if told:

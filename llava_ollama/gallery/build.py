@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from llava_ollama import locks, resources
 from llava_ollama.batch.thumbnails import Thumbnails, thumbnail
@@ -26,6 +26,8 @@ PAGE = "index.html"
 """What a browser opens."""
 _FILES = (PAGE, "gallery.css", "gallery.js")
 _INDEX = "data/index.js"
+_Shown: TypeAlias = "tuple[list[Row], bytes | None]"
+"""All answers about a picture, and its small one."""
 _HALVES = re.compile("[\ud800-\udfff]")
 
 
@@ -49,6 +51,7 @@ def build(  # noqa: PLR0913 - a page has its parts
     *,
     title: str = "Pictures",
     base: Path | None = None,
+    total: int | None = None,
     reporter: Reporter = SILENT,
 ) -> Gallery:
     """Write the gallery of `rows`, in which those of a picture follow each other, to `target`.
@@ -67,7 +70,8 @@ def build(  # noqa: PLR0913 - a page has its parts
     top = os.path.abspath(base or target.parent)  # noqa: PTH100 - likewise
     place = {"title": title, "base": top, "up": f"{os.path.relpath(top, target)}/"}
     with _beside(target) as part:
-        pictures = _write(_grouped(rows, thumbnails), part, place, reporter)
+        shown = _told(_grouped(rows, thumbnails), reporter, total)
+        pictures = _write(shown, part, place)
     return Gallery(target, pictures)
 
 
@@ -119,9 +123,7 @@ def _writing(target: Path) -> Iterator[None]:
         ) from exc
 
 
-def _grouped(
-    rows: Iterable[Row], thumbnails: Thumbnails
-) -> Iterator[tuple[list[Row], bytes | None]]:
+def _grouped(rows: Iterable[Row], thumbnails: Thumbnails) -> Iterator[_Shown]:
     """Yield all answers about a picture, with its small one."""
     for _, group in itertools.groupby(rows, key=lambda row: row.item):
         answers = list(group)
@@ -129,27 +131,34 @@ def _grouped(
 
 
 def _write(
-    pictures: Iterable[tuple[list[Row], bytes | None]],
+    pictures: Iterable[_Shown],
     folder: Path,
     place: Mapping[str, str],
-    reporter: Reporter,
 ) -> int:
     for name in _FILES:
         shutil.copyfile(resources.find(f"templates/gallery/{name}"), folder / name)
-    index, task = Index(), "gallery"
+    index = Index()
     data = scripts.Shards(folder, "pictures", scripts.PICTURES, scripts.pictures_file)
     small = scripts.Shards(folder, "thumbnails", scripts.THUMBNAILS, scripts.thumbnails_file)
-    reporter.started(task)
     for answers, jpeg in pictures:
-        written = small.add(scripts.jpeg(jpeg))
-        written += data.add(_picture(answers, index, small=jpeg is not None))
-        reporter.advanced(task, written)
-    reporter.advanced(task, small.flush() + data.flush())
+        small.add(scripts.jpeg(jpeg))
+        data.add(_picture(answers, index, small=jpeg is not None))
+    small.flush()
+    data.flush()
     (folder / "data").mkdir(exist_ok=True)
     document = index.document(**{key: _text(value) for key, value in place.items()})
     (folder / _INDEX).write_bytes(scripts.script("index", document))
-    reporter.finished(task)
     return index.pictures
+
+
+def _told(pictures: Iterable[_Shown], reporter: Reporter, total: int | None) -> Iterator[_Shown]:
+    """Yield the pictures, and tell how many there were so far."""
+    task = "gallery"
+    reporter.counting(task, total)
+    for picture in pictures:
+        yield picture
+        reporter.advanced(task, 1)
+    reporter.finished(task)
 
 
 def _picture(rows: Sequence[Row], index: Index, *, small: bool) -> list[Any]:

@@ -53,22 +53,23 @@ class Shards:
         self._values: list[Any] = []
         self._number = 0
 
-    def add(self, value: Any) -> int:
-        """Add one value; return how many bytes were written."""
+    def add(self, value: Any) -> None:
+        """Add one value."""
         self._values.append(value)
-        return self.flush() if len(self._values) == self._size else 0
+        if len(self._values) == self._size:
+            self.flush()
 
-    def flush(self) -> int:
-        """Write what waits; return its bytes. A script without a value is left out."""
+    def flush(self) -> None:
+        """Write what waits; a script without a value is left out."""
         values, self._values = self._values, []
         if not values:
-            return 0
+            return
         self._number += 1
         if not any(values):
-            return 0
+            return
         path = self._folder / self._name(self._number)
         path.parent.mkdir(parents=True, exist_ok=True)
-        return path.write_bytes(script(self._call, self._number, values))
+        path.write_bytes(script(self._call, self._number, values))
 
 
 def jpeg(data: bytes | None) -> str | None:
