@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,16 @@ def test_what_lasts_is_a_failure_of_its_kind(
     assert failed.text == "" or reply == STALL
     assert len(daemon.about(of(pictures[4]))) == times
     assert (summary.counts.done, summary.counts.failed) == (COUNT - 1, 1)
+
+
+def test_attempts_of_earlier_runs_count(pictures: list[Path]):
+    (job,) = jobs(pictures[:1])
+    tried = replace(job, questions=(replace(job.questions[0], attempts=2),))
+    feed = ChunkFeed([tried])
+    with Scripted(failing([BROKEN] * 3)) as daemon:
+        asked([host(daemon.url)], feed)
+    assert (feed.outcomes[0, 0].state, feed.outcomes[0, 0].attempts) == ("failed", 3)
+    assert len(daemon.asked) == 1
 
 
 def test_an_empty_answer_has_its_sentence(pictures: list[Path]):
