@@ -12,10 +12,14 @@ from typing import Any
 
 import pytest
 
+from llava_ollama.batch import pictures as reading
 from llava_ollama.batch import run
 from llava_ollama.batch.chunks import ChunkFeed
+from llava_ollama.batch.failures import Blame, Verdict, judge
 from llava_ollama.batch.run import Manner
-from llava_ollama.batch.work import Ask, ErrorKind, State
+from llava_ollama.batch.work import Ask, ErrorKind, Item, State
+from llava_ollama.errors import ImageError
+from llava_ollama.images import Vision
 from tests.batches import DESCRIBE, QUICK, asked, host, jobs
 from tests.scripted import CRASH, Heard, Reply, Scripted, colourful, expected, failing, of, says
 
@@ -216,3 +220,12 @@ def test_what_was_in_flight_when_runs_died_goes_last_and_alone(tmp_path: Path):
     last = daemon.asked[-2:]
     assert {heard.picture for heard in last} == {of(pictures[n]) for n in feared}
     assert [heard.at_once for heard in last] == [1, 1]
+
+
+def test_a_file_that_is_being_written_is_read_again_later():
+    # What the kernel makes up as it is read has no size beforehand: like a file that grows.
+    with pytest.raises(ImageError) as caught:
+        reading.ready(Item(0, "/proc/version"), Vision(112))
+    assert caught.value.message == "`/proc/version` is being written"
+    assert caught.value.hint == "It is read again later"
+    assert judge(caught.value) == Verdict(Blame.PASSING, "picture")

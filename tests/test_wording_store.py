@@ -177,6 +177,7 @@ def _contents(folder: Path) -> dict[Path, bytes]:
 # Every message is held by a test
 
 HELD = """
+batch/canary batch/hosts batch/keeper batch/pictures
 batch/captioner batch/crew batch/roster
 catalog cli/app cli/ask cli/compare cli/files cli/frame cli/inspect cli/install cli/verify compare
 daemon doctor_store images/arrays images/pixels images/signatures images/sources images/square
@@ -185,6 +186,7 @@ transfer/interface transfer/link transfer/pull transfer/sources verify weights/d
 weights/hub_errors weights/local weights/mended
 """
 TABLES = """
+test_batch_faults test_batch_pictures
 test_wording_cluster
 test_wording test_wording_store test_wording_weights test_transfer_faults test_images test_pixels
 test_mended

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from llava_ollama.batch.breaker import Breaker
 from llava_ollama.batch.events import HostLevel, HostState
@@ -17,6 +17,8 @@ from llava_ollama.settings import DEFAULT_TIMEOUT
 if TYPE_CHECKING:
     from llava_ollama.in_process import Which
     from llava_ollama.progress import Reporter
+
+T = TypeVar("T")
 
 _LOOK = 10.0
 """Seconds for a host to say that it is there."""
@@ -108,15 +110,16 @@ class OllamaSite:
 
         self.name, self._model = host, model
         self.engine: AsyncEngine = AsyncOllamaEngine(model, host, timeout=timeout)
+        self._asking: set[asyncio.Future[Any]] = set()
         self._daemon = Daemon(host, timeout=min(timeout, _LOOK))
 
     async def look(self) -> None:
         """See `Site.look`: `GET /api/version`."""
-        await asyncio.to_thread(self._daemon.version)
+        await self._told(self._daemon.version)
 
     async def digest(self) -> str | None:
         """See `Site.digest`."""
-        shown = await asyncio.to_thread(self._daemon.show, self._model)
+        shown = await self._told(lambda: self._daemon.show(self._model))
         package = shown.package()
         return package.digest() if package else None
 
@@ -124,8 +127,16 @@ class OllamaSite:
         """See `Site.remedy`."""
         return f"llava-ollama install … --host {self.name} --name {self._model} --force"
 
+    async def _told(self, ask: Callable[[], T]) -> T:
+        # A thread goes on when its task is cancelled, and must not meet a closed connection.
+        asking = asyncio.ensure_future(asyncio.to_thread(ask))
+        self._asking.add(asking)
+        asking.add_done_callback(self._asking.discard)
+        return await asyncio.shield(asking)
+
     async def close(self) -> None:
         """See `Site.close`."""
+        await asyncio.gather(*self._asking, return_exceptions=True)
         self._daemon.close()
         await self.engine.close()
 
