@@ -56,7 +56,7 @@ class ChunkFeed:
         for question in job.questions:
             known = self.outcomes.get((item, question.id))
             if known is None or (known.retry_at is not None and known.retry_at <= now):
-                left.append(replace(question, attempts=known.attempts if known else 0))
+                left.append(replace(question, attempts=known.attempts) if known else question)
         if not left:
             return None
         self._out[item] = {question.id for question in left}
