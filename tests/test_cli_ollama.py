@@ -187,6 +187,7 @@ def test_the_demo_leaves_the_daemon_as_it_was(desk: RunningDaemon):
     assert done.stderr.splitlines() == [
         f"tiny-llava through Ollama at {desk.host}:",
         "`drawn/green-triangle-sideways.jpg`: turned by its EXIF orientation",
+        "all of it as a batch, to be looked at in a browser: drawn/run/gallery/index.html",
     ]
     lines = done.stdout.splitlines()
     assert lines[0] == f"drawn/red-circle.png: {RED}  [right]"
