@@ -33,6 +33,7 @@ def replacing(place: Path) -> Iterator[BinaryIO]:
 
 def part_of(place: Path) -> Path:
     """Return a fresh name in the same folder, short whatever the length of the other."""
+    # Not `tempfile`: its files are private, and a daemon of another user must read some of these.
     return place.with_name(f"{_PART[0]}{secrets.token_hex(6)}{_PART[1]}")
 
 

@@ -432,4 +432,4 @@ def test_a_symlink_stays_and_its_file_is_written(model: Path, tmp_path: Path):
     mend(model, link, overwrite=True)
     assert link.is_symlink()
     assert file.is_file()
-    assert not list(tmp_path.glob(".mend-*"))
+    assert not list(tmp_path.glob(".llava-ollama-*"))

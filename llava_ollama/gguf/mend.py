@@ -9,13 +9,13 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import secrets
 import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
+from llava_ollama import whole
 from llava_ollama.errors import GGUFError, NotEnoughSpace
 from llava_ollama.gguf.changes import Change, planned, provenance, sentence
 from llava_ollama.gguf.layout import ARRAY, BOOL, INT32, SCALARS, STRING, U32, U64, UINT32
@@ -64,7 +64,7 @@ def mend(  # noqa: PLR0913 - keywords, each of them something a caller may know
     header = read(source)
     place = check_place(header, out, overwrite=overwrite)
     recipe = Recipe.of(header, layers=layers, sha256=sha256)
-    with _translated(header, out), _whole(place) as target:
+    with _translated(header, out), whole.replacing(place) as target:
         return recipe.write(target, out, reporter)
 
 
@@ -197,21 +197,6 @@ def _translated(header: Header, out: Path) -> Iterator[None]:
             f"`{header.path}` cannot be copied to `{out}`: {exc.strerror}",
             hint="Name a place where files can be written",
         ) from exc
-
-
-@contextmanager
-def _whole(out: Path) -> Iterator[BinaryIO]:
-    """Open a file beside `out` that takes its name once all of it is on the disk."""
-    # Not `tempfile`: its files are private, and a daemon of another user must read this one.
-    part = out.with_name(f".mend-{secrets.token_hex(6)}.part")
-    try:
-        with part.open("xb") as target:
-            yield target
-            target.flush()
-            os.fsync(target.fileno())
-        part.replace(out)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _new_start(header: Header, old: bytes, changes: list[Change]) -> bytes:
