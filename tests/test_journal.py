@@ -231,9 +231,14 @@ def test_a_limit_and_a_sample(run: Path) -> None:
         assert feed.take(9) == []
         assert feed.wait() is None
     with begun(run, sample=40) as (_, feed):
-        drawn = [job.item.id for job in feed.take(99)]
+        jobs = feed.take(99)
+        drawn = [job.item.id for job in jobs]
         assert len(set(drawn)) == len(drawn) == 40
         assert drawn != list(range(3, 43))
+        for job in jobs:
+            feed.settle(answer(job))
+        while feed.wait() is not None:  # until the disk has it
+            assert feed.take(99) == []
 
 
 def test_a_source_is_read_while_pictures_are_handed_out(run: Path) -> None:

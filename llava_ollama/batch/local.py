@@ -72,6 +72,15 @@ def asks(
     return tuple(Ask(prompt, system, {**base, **(options or {})}, schema) for prompt in prompts)
 
 
+def begun_with(run: Path) -> Config | None:
+    """Return what a run asks, or None where there is no run that can be read."""
+    try:
+        with Reading(run) as reading:
+            return reading.config()
+    except LlavaOllamaError:  # whoever goes on with it says what is wrong
+        return None
+
+
 def describe(
     batch: Batch, sites: Sequence[Site], entries: Iterable[Entry] = (), *, tell: Listener = nobody
 ) -> Summary:

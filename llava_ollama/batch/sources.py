@@ -42,6 +42,8 @@ class Found:
     """Entries that are no pictures."""
     hidden: int = 0
     """Files and folders whose name begins with a dot."""
+    gone: int = 0
+    """Named in a list or request file, and not there."""
     sidecars: int = 0
     """Texts and XMP files beside the picture that they are about."""
     unreadable: int = 0
@@ -86,13 +88,16 @@ class Sources:
         self._defaults = Defaults(asks, options)
         self._visited: set[tuple[int, int]] = set()
         self._links: deque[str] = deque()
-        for folder in leave_out:
-            with suppress(OSError):
-                self._visited.add(_identity(os.fspath(folder)))
+        self._leave_out = leave_out
 
     def __iter__(self) -> Iterator[Entry]:
+        for folder in self._leave_out:  # not earlier: a run's own may just have been made
+            with suppress(OSError):
+                self._visited.add(_identity(os.fspath(folder)))
         for entry in self._all():
             self.found.skipped += entry.state == "skipped"
+            if entry.state == "gone":
+                self.found.gone += 1
             yield entry
 
     def _all(self) -> Iterator[Entry]:

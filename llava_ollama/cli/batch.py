@@ -36,7 +36,7 @@ _MANY = click.IntRange(min=1)
 @command(
     epilog="With --json one document a line: {event: resumed, settled, warned, host_changed or "
     "progress, ...}, and at the end JSON: {event: end, run, done, failed, retry, gone, copied, "
-    "tokens, seconds, left, truncated, found: {skipped, hidden, sidecars, unreadable, "
+    "tokens, seconds, left, truncated, found: {skipped, gone, hidden, sidecars, unreadable, "
     "seen_before}}."
 )
 @click.argument("words", nargs=-1, type=_PATH, metavar="SOURCE... [PROMPT]")
@@ -127,8 +127,12 @@ def batch(
     given = {"temperature": temperature, "seed": seed, "num_predict": max_tokens}
     options = {key: value for key, value in given.items() if value is not None}
     document = None if schema is None else read_schema(schema)
-    sources, asked = _split(words, prompts, lists)
+    begun = local.begun_with(run)
+    sources, asked = _split(words, prompts, lists, goes_on=begun is not None)
     asks = local.asks(asked, system, options, document)
+    if begun is not None:
+        model = model or (None if embedded or server else begun.model)
+        asks = asks or begun.asks
     named, describe = _who(app, model, hosts, embedded=embedded, server=server, address=address)
     wanted = local.Batch(
         run=run,
@@ -146,14 +150,18 @@ def batch(
 
 
 def _split(
-    words: Sequence[str], prompts: Sequence[str], lists: Sequence[str]
+    words: Sequence[str], prompts: Sequence[str], lists: Sequence[str], *, goes_on: bool
 ) -> tuple[list[str], list[str]]:
-    """Tell sources from the prompt: the last word, unless `--prompt` has them all."""
+    """Tell sources from the prompt: the last word, unless `--prompt` has them all.
+
+    A run that goes on knows what it asks: then the last word may be a source as well.
+    """
     from llava_ollama.batch.sources import REQUESTS
 
     sources, asked = list(words), list(prompts)
     requests = sources and all(Path(word).suffix.lower() in REQUESTS for word in sources)
-    if not asked and sources and not requests:
+    known = goes_on and bool(sources) and Path(sources[-1]).expanduser().exists()
+    if not asked and sources and not requests and not known:
         asked = [sources.pop()]
         if Path(asked[0]).exists():
             raise UsageProblem(
@@ -175,7 +183,7 @@ def _sources(
 
     expanded = [Path(path).expanduser() for path in paths]
     named = [cast("BufferedReader", sys.stdin.buffer) if n == "-" else n for n in lists]
-    return Sources(expanded, lists=named, asks=asks, leave_out=[run] if run.is_dir() else [])
+    return Sources(expanded, lists=named, asks=asks, leave_out=[run])
 
 
 def _who(
@@ -276,6 +284,8 @@ def _sites(
     urls = urls or [app.settings.host]
     name = model or inventory.the_only_one(app.daemon, app.catalog, app.records)
     name = name.removesuffix(":latest")
+    if model is None:
+        app.out.note(f"asking {name}, the only model of ours that is installed")
     return name, [hosting.OllamaSite(name, url, timeout=app.settings.timeout) for url in urls]
 
 
@@ -287,6 +297,11 @@ def _describe(app: App, batch: Batch, describe: Describe, sources: Sources) -> N
         summary = describe(batch, sources, tell)
     with Reading(batch.run) as reading:
         counts = reading.counts()
+    if counts.total == counts.states["skipped"]:
+        raise UsageProblem(
+            "no picture was found",
+            hint="Name a folder with pictures, pictures, or a file of requests (`.jsonl`)",
+        )
     ended(app.out, batch.run, summary, counts, sources.found)
     if failed := counts.states["failed"]:
         app.out.error(

@@ -152,7 +152,7 @@ def _host(host: HostLevel) -> str:
 def ended(out: Output, run: Path, summary: Summary, counts: Counts, found: Found) -> None:
     """Say what became of a run this time, and what it did not look at."""
     if out.json:
-        names = ("skipped", "hidden", "sidecars", "unreadable", "seen_before")
+        names = ("skipped", "gone", "hidden", "sidecars", "unreadable", "seen_before")
         out.line(
             {
                 "event": "end",
@@ -186,6 +186,8 @@ def _remarks(counts: Counts, found: Found) -> Iterator[str]:
         yield f"and {more:,} more cannot be read"
     if counts.truncated:
         yield f"{counts.truncated:,} answers are cut off at their limit; their finish is `length`"
+    if found.gone:
+        yield f"{found.gone:,} pictures that are named are not there; their state is `gone`"
     if found.skipped:
         yield f"{found.skipped:,} files were skipped: they are not named like pictures"
     if found.hidden:

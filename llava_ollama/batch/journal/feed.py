@@ -114,6 +114,8 @@ class JournalFeed:
                 return max(0.0, self._again[0][0] - self._clock())
             if self._suspects or self._sample:
                 return 0.0
+            if self._sample is not None:
+                return None  # all that was drawn is settled; the others are for another time
             with door(self._journal.path):
                 more = self._db.execute(f"{_PAGE} LIMIT 1", (self._after,)).fetchone()
             return None if more is None else 0.0
