@@ -67,6 +67,7 @@ def test_going_on_says_what_there_is():
     assert (end[-1]["event"], end[-1]["done"], end[-1]["left"]) == ("end", 0, 0)
     assert end[-1]["found"] == {
         "skipped": 1,
+        "gone": 0,
         "hidden": 1,
         "sidecars": 0,
         "unreadable": 0,
