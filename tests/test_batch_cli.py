@@ -148,6 +148,16 @@ def test_a_model_that_does_not_see_is_exit_code_1_with_what_doctor_says(
             'Write it as `llava-ollama batch pictures "Describe this image" -o run1`',
         ),
         (
+            ("pictures", "-o", "pictures", "--prompt", PROMPT, "-m", "tiny"),
+            "`pictures` is both the run and a source",
+            "Name a folder of its own for the run: `-o run1`",
+        ),
+        (
+            ("nowhere", "a long prompt " * 500, "-o", "run", "-m", "tiny"),
+            "`{folder}/nowhere` cannot be read: no such file or directory",
+            "Name a folder, a picture or a request file (`.jsonl`) that is there",
+        ),
+        (
             ("nowhere", PROMPT, "-o", "run", "-m", "tiny"),
             "`{folder}/nowhere` cannot be read: no such file or directory",
             "Name a folder, a picture or a request file (`.jsonl`) that is there",
@@ -185,3 +195,13 @@ def test_ctrl_c_is_exit_code_130_and_the_run_goes_on():
     assert (seen[0]["under_way"], seen[0]["sending"]) == (True, 1)
     assert "The run goes on: 3 done, 3 to go\n" in done.stderr
     assert len(daemon.asked) == 6
+
+
+@pytest.mark.usefixtures("pictures")
+def test_a_closed_standard_input_is_told():
+    command = [*PROGRAM, "batch", "--list", "-", "--prompt", PROMPT, "-o", "run", "-m", "tiny"]
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'exec "$@" <&-', "sh", *command], capture_output=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.decode().startswith("Error: standard input is closed\nHint: Send names")

@@ -225,6 +225,39 @@ def test_a_host_that_comes_later_with_another_model_is_left_out(pictures: list[P
     assert [late.url in message for message in warned] == [True, True]
 
 
+def test_a_model_that_is_replaced_during_a_run_ends_it(pictures: list[Path]):
+    """What it said since is asked again: nothing of it is written down as the run's model's."""
+    feed = ChunkFeed(jobs(pictures))
+
+    def reply(question: Heard) -> Reply:
+        if len(daemon.asked) < 4:
+            return says(question)
+        daemon.model = "b"
+        return f"another model says {question.number}"
+
+    with Scripted(reply) as daemon, pytest.raises(UsageProblem, match="holds another model than"):
+        asked([host(daemon.url, level=1)], feed)
+    assert not [one for one in feed.outcomes.values() if one.text.startswith("another")]
+    with Scripted() as daemon:
+        asked([host(daemon.url)], feed)
+    everything_is_right(feed, pictures)
+
+
+def test_a_model_that_is_removed_during_a_run_ends_it(pictures: list[Path]):
+    feed = ChunkFeed(jobs(pictures))
+    missing = 404, {"error": "model 'x' not found"}
+
+    def reply(question: Heard) -> Reply:
+        return says(question) if len(daemon.asked) < 4 else missing
+
+    with Scripted(reply) as daemon, pytest.raises(DaemonUnreachable, match="has no model"):
+        asked([host(daemon.url, level=1)], feed, Manner(Patience(hosts=0.5)))
+    assert len(feed.outcomes) == 3
+    with Scripted() as daemon:
+        asked([host(daemon.url)], feed)
+    everything_is_right(feed, pictures)
+
+
 def test_without_a_host_the_run_ends_and_may_go_on_later(pictures: list[Path]):
     feed = ChunkFeed(jobs(pictures))
 

@@ -331,3 +331,39 @@ def test_a_damaged_journal_is_told(run: Path) -> None:
     with pytest.raises(LlavaOllamaError, match="is damaged") as caught, begun(run):
         pass
     assert "recover" in str(caught.value.hint)
+
+
+def test_numbers_that_sqlite_cannot_hold(run: Path, tmp_path: Path) -> None:
+    """A camera without a clock: its pictures are of the year 3000."""
+    far = Entry("/far.png", size=1, mtime_ns=32_503_680_000 * 10**9)
+    with Journal(run, CONFIG, state=tmp_path) as journal:
+        journal.add([far])
+        journal.add([far])
+        feed = JournalFeed(journal, sample=10**30)
+        (job,) = feed.take(10)
+        feed.settle(Outcome(job.item.id, job.questions[0].id, "done", "text", tokens=10**30))
+        feed.close()
+    with Reading(run) as reading:
+        assert [row.text for row in reading.rows()] == ["text"]
+
+
+def test_a_source_that_breaks_is_told(run: Path, tmp_path: Path) -> None:
+    def entries() -> Iterator[Entry]:
+        yield Entry("/a.png")
+        raise ValueError("no entry")
+
+    with Journal(run, CONFIG, state=tmp_path) as journal:
+        feed = JournalFeed(journal)
+        feed.fill(entries())
+        while feed.reading:
+            time.sleep(0.001)
+        with pytest.raises(LlavaOllamaError, match="the pictures cannot be listed: no entry"):
+            feed.take(1)
+        feed.close()
+
+
+def test_a_write_that_breaks_is_told(run: Path, tmp_path: Path) -> None:
+    broken = pytest.raises(LlavaOllamaError, match="cannot be used: Python int too large")
+    with broken, Journal(run, CONFIG, state=tmp_path) as journal:
+        journal.write(lambda db: db.execute("SELECT ?", (10**30,)))
+        journal.flush()

@@ -273,3 +273,22 @@ print(sum(1 for _ in Sources([sys.argv[1]])), peak())
     count, most = map(int, done.stdout.split())
     assert count == number
     assert most <= 100_000_000
+
+
+def test_a_run_that_is_made_later_is_left_out(folder: Path) -> None:
+    make(folder, "a.png")
+    sources = Sources([folder], leave_out=[folder / "run"])
+    make(folder, "run/journal.png")
+    assert set(names(folder, sources)) == {"a.png"}
+
+
+def test_a_folder_cannot_be_source_and_run(folder: Path) -> None:
+    with pytest.raises(UsageProblem, match="is both the run and a source"):
+        Sources([folder], leave_out=[folder / ".." / folder.name])
+
+
+@pytest.mark.parametrize("source", ["file://[::1/x.png", "http://[bad/x.png"])
+def test_an_address_that_is_none_is_told(folder: Path, source: str) -> None:
+    (entry,) = requests(folder, {"image": source})
+    assert entry.state == "failed"
+    assert entry.reason == f"`{source}` is no address: Invalid IPv6 URL"

@@ -102,6 +102,12 @@ CASES: dict[str, tuple[Callable[[Path], object], str, str, int]] = {
         "Mend the permissions of the folder above it, or name another with `-o`",
         1,
     ),
+    "a source as well": (
+        lambda folder: Sources([folder], leave_out=[folder]),
+        "`{folder}` is both the run and a source",
+        "Name a folder of its own for the run: `-o run1`",
+        2,
+    ),
     "under way": (
         _under_way,
         "the run `{folder}/run` is under way in another process",

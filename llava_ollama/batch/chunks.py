@@ -82,6 +82,11 @@ class ChunkFeed:
     def settle(self, outcome: Outcome) -> None:
         """See `Feed.settle`."""
         self.outcomes[outcome.item, outcome.ask] = outcome
+        if outcome.state == "pending":  # taken back: it was of another model
+            del self.outcomes[outcome.item, outcome.ask]
+            self._answers = {k: v for k, v in self._answers.items() if v.item != outcome.item}
+            self._free.append(outcome.item)
+            return
         if outcome.state == "done" and outcome.item in self.pictures:
             self._answers.setdefault((self.pictures[outcome.item].sha256, outcome.ask), outcome)
         if outcome.retry_at is not None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from llava_ollama.batch.canary import shortened
 from llava_ollama.batch.events import HostChanged, HostState, Listener, Warned, nobody
 from llava_ollama.batch.hosts import Host, another
 from llava_ollama.batch.watch import Watch
+from llava_ollama.batch.work import Outcome
 from llava_ollama.errors import (
     CheckFailed,
     DaemonBusy,
+    DaemonError,
     DaemonUnreachable,
     LlavaOllamaError,
     UsageProblem,
@@ -37,6 +40,9 @@ class Keeper:
     wait: float = 600.0
     """Seconds without an answer of any host, after which the run ends."""
     tell: Listener = nobody
+    undo: Callable[[Outcome], None] = lambda _outcome: None
+    """Takes back what a host has said that may have been of another model by then."""
+    _unsure: dict[str, list[Outcome]] = field(default_factory=dict)
     _watches: dict[str, Watch] = field(default_factory=dict)
 
     async def recover(self, host: Host) -> None:
@@ -48,12 +54,15 @@ class Keeper:
             UsageProblem: no host has the run's model.
         """
         if host.breaker.is_open:
+            # It may say that it is there, and answer nothing: as when its model was removed.
+            self._check_outage()
             await asyncio.sleep(host.breaker.pause)
         was = host.state
         try:
             await host.site.look()
-            if not host.met:
-                await self._meet(host)
+            if await self._is_same(host) and not host.met:
+                await self.canary(host)
+                host.met = True
         except CheckFailed as exc:
             self._leave_out(host, exc)
         except LlavaOllamaError as exc:
@@ -63,14 +72,34 @@ class Keeper:
             if was != host.state:
                 self._changed(host)
 
-    async def _meet(self, host: Host) -> None:
-        if self.digest is not None:
-            digest = await host.site.digest()
-            if digest is not None and digest != self.digest:
-                self._leave_out(host, another(host, None, self.digest))
-                return
-        await self.canary(host)
-        host.met = True
+    async def confirm(self) -> None:
+        """See that the hosts still hold the run's model: one may be replaced under its name.
+
+        Raises:
+            UsageProblem: one holds another, and `undo` has had what it said since it did not.
+        """
+        for host in self.hosts:
+            if host.met and not host.is_away:
+                with suppress(DaemonError):  # it is asked again the next time
+                    await self._is_same(host)
+
+    def trusted(self, outcome: Outcome) -> None:
+        """Note what a host has said, until it is confirmed that it holds the run's model."""
+        self._unsure.setdefault(outcome.host, []).append(outcome)
+
+    async def _is_same(self, host: Host) -> bool:
+        """Return whether a host holds the run's model, or cannot tell."""
+        if self.digest is None:
+            return True
+        said = len(self._unsure.get(host.name, ()))
+        digest = await host.site.digest()
+        if digest is None or digest == self.digest:
+            del self._unsure.get(host.name, [])[:said]
+            return True
+        for outcome in self._unsure.pop(host.name, ()):
+            self.undo(outcome)
+        self._leave_out(host, another(host, None, self.digest))
+        return False
 
     def failed(self, host: Host, error: LlavaOllamaError) -> None:
         """Note that the host did not take what it was asked."""

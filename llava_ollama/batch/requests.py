@@ -167,7 +167,10 @@ def _entry(line: _Line, custom_id: str, source: str, asks: tuple[Ask, ...]) -> E
 
 
 def _path(source: str, file: str) -> str:
-    scheme = urlsplit(source).scheme.lower() if "://" in source else ""
+    try:
+        scheme = urlsplit(source).scheme.lower() if "://" in source else ""
+    except ValueError as exc:
+        raise _Bad(f"`{source}` is no address: {exc}") from exc
     if scheme in {"http", "https"}:
         raise _Bad(f"`{source}` is on the network, and pictures are not fetched")
     if scheme == "file":

@@ -34,6 +34,8 @@ _MOST_TWINS = 1000
 """Jobs that wait for an equal picture's answers; they hold no pixels of their own."""
 _CRASHES = 2
 """After which a picture is asked once on another host."""
+_CONFIRM = 5.0
+"""Seconds after which it is seen that hosts have the same model still."""
 _SHORTEST = 0.01
 """Seconds between two questions to a feed that has nothing at present."""
 
@@ -52,6 +54,7 @@ class Runner:
         listener: Listener = nobody,
     ) -> None:
         self.hosts, self._keeper = keeper.hosts, keeper
+        keeper.undo = self._undo
         self._feed, self._vision = feed, vision
         self._patience = patience or Patience()
         self._thumbnail, self._tell = thumbnail, listener
@@ -71,7 +74,9 @@ class Runner:
         try:
             async with asyncio.TaskGroup() as self._tasks:
                 serving = [self._tasks.create_task(self._serve(host)) for host in self.hosts]
+                serving.append(self._tasks.create_task(self._confirm()))
                 await self._read()
+                await self._keeper.confirm()
                 for server in serving:
                     server.cancel()
         finally:
@@ -240,8 +245,19 @@ class Runner:
         held.settled[question.id] = outcome
         self._settle(held.job, outcome)
 
+    async def _confirm(self) -> None:
+        while True:
+            await asyncio.sleep(_CONFIRM)
+            await self._keeper.confirm()
+
+    def _undo(self, outcome: Outcome) -> None:
+        self._feed.settle(Outcome(outcome.item, outcome.ask, "pending"))
+        self.tally.done -= 1
+
     def _settle(self, job: Job, outcome: Outcome) -> None:
         self._feed.settle(outcome)
+        if outcome.state == "done":
+            self._keeper.trusted(outcome)
         self.tally.count(outcome, time.monotonic())
         self._tell(Settled(outcome, job.item.path))
 

@@ -77,7 +77,7 @@ class Sources:
         folders to pass by, such as the run's own.
 
         Raises:
-            UsageProblem: one of them is not there.
+            UsageProblem: one of them is not there, or to be left out as well.
         """
         self.found = Found()
         self._paths = [_existing(os.path.abspath(path)) for path in paths]  # noqa: PTH100 - `..`
@@ -89,6 +89,12 @@ class Sources:
         self._visited: set[tuple[int, int]] = set()
         self._links: deque[str] = deque()
         self._leave_out = leave_out
+        for folder in leave_out:
+            if any(_are_same(folder, path) for path in self._paths):
+                raise UsageProblem(
+                    f"`{folder}` is both the run and a source",
+                    hint="Name a folder of its own for the run: `-o run1`",
+                )
 
     def __iter__(self) -> Iterator[Entry]:
         for folder in self._leave_out:  # not earlier: a run's own may just have been made
@@ -193,6 +199,13 @@ class Sources:
             return False
         self._visited.add(key)
         return True
+
+
+def _are_same(one: Path, other: str) -> bool:
+    try:
+        return os.path.samefile(one, other)  # noqa: PTH121 - a path that is not UTF-8 stays text
+    except OSError:
+        return False
 
 
 def _identity(folder: str) -> tuple[int, int]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
+import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,12 +14,10 @@ from llava_ollama.cli.app import App
 from llava_ollama.cli.complete import installed, models
 from llava_ollama.cli.doctor import SOME_FAILED, examined
 from llava_ollama.cli.frame import command, options_but_host
-from llava_ollama.cli.question import read_schema
+from llava_ollama.cli.question import read_schema, standard_input
 from llava_ollama.errors import CheckFailed, LlavaOllamaError, UsageProblem
 
 if TYPE_CHECKING:
-    from io import BufferedReader
-
     from llava_ollama.batch.events import Listener, Summary
     from llava_ollama.batch.hosts import Site
     from llava_ollama.batch.local import Batch
@@ -160,10 +158,10 @@ def _split(
 
     sources, asked = list(words), list(prompts)
     requests = sources and all(Path(word).suffix.lower() in REQUESTS for word in sources)
-    known = goes_on and bool(sources) and Path(sources[-1]).expanduser().exists()
+    known = goes_on and bool(sources) and _exists(sources[-1])
     if not asked and sources and not requests and not known:
         asked = [sources.pop()]
-        if Path(asked[0]).exists():
+        if _exists(asked[0]):
             raise UsageProblem(
                 f"the prompt is missing: `{asked[0]}` is a file or folder",
                 hint='Write it as `llava-ollama batch pictures "Describe this image" -o run1`',
@@ -176,13 +174,18 @@ def _split(
     return sources, asked
 
 
+def _exists(word: str) -> bool:
+    """Return whether there is such a file; pathlib raises where a prompt is long, or `~nobody`."""
+    return os.path.exists(os.path.expanduser(word))  # noqa: PTH110, PTH111 - see above
+
+
 def _sources(
     paths: Sequence[str], lists: Sequence[str], asks: tuple[Ask, ...], run: Path
 ) -> Sources:
     from llava_ollama.batch.sources import Sources
 
-    expanded = [Path(path).expanduser() for path in paths]
-    named = [cast("BufferedReader", sys.stdin.buffer) if n == "-" else n for n in lists]
+    expanded = [os.path.expanduser(path) for path in paths]  # noqa: PTH111 - as in `_exists`
+    named = [standard_input() if name == "-" else name for name in lists]
     return Sources(expanded, lists=named, asks=asks, leave_out=[run])
 
 

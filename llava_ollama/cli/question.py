@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from llava_ollama.cli.app import App
 from llava_ollama.cli.bars import waiting
 from llava_ollama.errors import InvalidAnswer, UsageProblem
 
 if TYPE_CHECKING:
+    from io import BufferedReader
+
     from llava_ollama.client import Llava
     from llava_ollama.engine.interface import Answer, Chunk
     from llava_ollama.images import Decode
@@ -98,3 +101,16 @@ def read_schema(path: str) -> Schema:
     from llava_ollama import schema
 
     return schema.load(os.path.expanduser(path))  # noqa: PTH111 - Path raises for an unknown home
+
+
+def standard_input() -> BufferedReader:
+    """Return standard input, to be read as bytes.
+
+    Raises:
+        UsageProblem: whoever has called this program has closed it.
+    """
+    if sys.stdin is None:
+        raise UsageProblem(
+            "standard input is closed", hint="Send names to it: `find . -print0 | ... --list -`"
+        )
+    return cast("BufferedReader", sys.stdin.buffer)

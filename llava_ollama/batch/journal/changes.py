@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import sqlite3
 
 NO_OFFSET = -1
+LARGEST = (1 << 63) - 1
+"""SQLite's greatest number; a file's time may be after the year 2262, in nanoseconds beyond it."""
 _RESET = (
     "state = 0, attempts = 0, retry_at = NULL, text = '', finish = '', tokens = 0, seconds = 0,"
     " host = 0, error_kind = '', error = '', copied_from = NULL"
@@ -49,6 +51,11 @@ class Entry:
     def own(self) -> bool:
         """Whether a question that is added to the run later is none for it."""
         return bool(self.asks) or self.state == "failed"
+
+
+def as_integer(number: int | None) -> int | None:
+    """Return the number as SQLite can hold it."""
+    return None if number is None else max(-LARGEST, min(number, LARGEST))
 
 
 def as_bytes(text: str) -> bytes:
@@ -118,7 +125,7 @@ def _put_item(db: sqlite3.Connection, entry: Entry) -> int:
     row = db.execute(
         "INSERT INTO item(path, custom_id, offset, own, size, mtime_ns) VALUES (?, ?, ?, ?, ?, ?)"
         " ON CONFLICT DO NOTHING RETURNING id",
-        (*entry.key, entry.own, entry.size, entry.mtime_ns),
+        (*entry.key, entry.own, entry.size, as_integer(entry.mtime_ns)),
     ).fetchone()
     if row is None:
         row = db.execute(
@@ -129,7 +136,9 @@ def _put_item(db: sqlite3.Connection, entry: Entry) -> int:
 
 def put_stat(db: sqlite3.Connection, item: int, size: int | None, mtime_ns: int | None) -> None:
     """Note that a file was touched, and is the same."""
-    db.execute("UPDATE item SET size = ?, mtime_ns = ? WHERE id = ?", (size, mtime_ns, item))
+    db.execute(
+        "UPDATE item SET size = ?, mtime_ns = ? WHERE id = ?", (size, as_integer(mtime_ns), item)
+    )
 
 
 def ask_again(db: sqlite3.Connection, item: int) -> None:
@@ -193,7 +202,12 @@ def settle(db: sqlite3.Connection, outcome: Outcome, lease: Lease | None) -> Non
         " WHERE item = ? AND ask = ?",
         (
             *(CODE[outcome.state], outcome.attempts, outcome.retry_at, as_text(outcome.text)),
-            *(outcome.finish or "", outcome.tokens, outcome.seconds, host_id(db, outcome.host)),
+            *(
+                outcome.finish or "",
+                as_integer(outcome.tokens),
+                outcome.seconds,
+                host_id(db, outcome.host),
+            ),
             *(outcome.error_kind or "", as_text(outcome.error), outcome.copied_from),
             *(outcome.item, outcome.ask),
         ),

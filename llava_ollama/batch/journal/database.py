@@ -136,7 +136,7 @@ def door(path: Path) -> Iterator[None]:
         raise translated(exc, path) from exc
 
 
-def translated(exc: Exception, path: Path) -> LlavaOllamaError:
+def translated(exc: BaseException, path: Path) -> LlavaOllamaError:
     """Return the error that says what an error of SQLite means for the journal `path`."""
     import sqlite3
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from llava_ollama.batch.asking import is_repeatable
 from llava_ollama.batch.journal import changes
-from llava_ollama.batch.journal.changes import NO_OFFSET, Entry, as_path
+from llava_ollama.batch.journal.changes import LARGEST, NO_OFFSET, Entry, as_path
 from llava_ollama.batch.journal.config import Asked
 from llava_ollama.batch.journal.database import CODE, door, translated
 from llava_ollama.batch.journal.filling import Filling
@@ -58,7 +58,7 @@ class JournalFeed:
         self._asked = lru_cache(1024)(self._view.asked)
         self._clock = clock
         self._left = limit
-        self._sample = sample
+        self._sample = None if sample is None else min(sample, LARGEST)
         self._lock = threading.Lock()
         self._after = 0
         """The last item whose page was read; those of sources still read come after it."""

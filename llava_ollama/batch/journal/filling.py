@@ -37,11 +37,16 @@ class Filling:
         """Raise what ended the source before its time.
 
         Raises:
-            LlavaOllamaError: the journal cannot be written.
-            OSError: the source cannot be read.
+            LlavaOllamaError: the journal cannot be written, or the source cannot be read.
         """
-        if self._failure is not None:
-            raise self._failure
+        failure = self._failure
+        if isinstance(failure, LlavaOllamaError):
+            raise failure
+        if failure is not None:
+            raise LlavaOllamaError(
+                f"the pictures cannot be listed: {getattr(failure, 'strerror', None) or failure}",
+                hint="Run the same command again: it goes on where it stopped",
+            ) from failure
 
     def stop(self) -> None:
         """Have the source end; one that waits for another program's next line is left behind."""
@@ -51,5 +56,5 @@ class Filling:
     def _read(self) -> None:
         try:
             self._journal.add(takewhile(lambda _: not self._stopping.is_set(), self._entries))
-        except (LlavaOllamaError, OSError) as exc:
+        except BaseException as exc:  # noqa: BLE001 - a source may not end unnoticed
             self._failure = exc

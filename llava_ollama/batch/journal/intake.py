@@ -52,7 +52,8 @@ class Intake:
         item, size, mtime_ns, digest, gone = row
         if gone:
             self._journal.reopen(partial(changes.came_back, item=item), item)
-        if digest and (entry.size, entry.mtime_ns) not in {(size, mtime_ns), (None, None)}:
+        known = entry.size, changes.as_integer(entry.mtime_ns)
+        if digest and known not in {(size, mtime_ns), (None, None)}:
             self._changed(entry, item, digest)
 
     def _changed(self, entry: Entry, item: int, digest: bytes) -> None:

@@ -46,7 +46,7 @@ class Writer:
         self._path = path
         self._sync = sync
         self._queue: queue.SimpleQueue[_Write] = queue.SimpleQueue()
-        self._failure: Exception | None = None
+        self._failure: BaseException | None = None
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._thread.start()
@@ -95,15 +95,13 @@ class Writer:
         self._thread.join()
 
     def _run(self) -> None:
-        import sqlite3
-
         going = True
         while going:
             group = self._group()
             going = group[-1].work is not None
             try:
                 self._commit(group)
-            except (sqlite3.Error, OSError) as exc:
+            except BaseException as exc:  # noqa: BLE001 - it is told to those that wait
                 self._failure = exc
                 return
 
