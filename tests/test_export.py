@@ -264,6 +264,20 @@ def test_a_folder_that_refuses_is_told_and_the_rest_is_written(tmp_path: Path):
     assert (tmp_path / "d.txt").read_bytes() == b"A cat.\n"
 
 
+@pytest.mark.parametrize(
+    "name", ["answers.jsonl", "answers.csv", "answers.parquet", "openai-0002.jsonl"]
+)
+def test_a_users_own_file_is_not_replaced(tmp_path: Path, name: str):
+    (tmp_path / name).write_text('{"custom_id": "mine"}')
+    kind = next(
+        one for one in get_args(Format) if one in name and (one != "jsonl" or name[0] == "a")
+    )
+    with pytest.raises(UsageProblem) as caught:
+        export(lambda: iter(all_states(tmp_path)), [kind], Options(tmp_path))
+    assert caught.value.message == f"`{tmp_path / name}` is there already, and is no such export"
+    assert (tmp_path / name).read_text() == '{"custom_id": "mine"}'
+
+
 def test_a_place_that_is_a_file(tmp_path: Path):
     (tmp_path / "file").touch()
     for name in FORMATS:

@@ -189,11 +189,17 @@ def test_what_killed_ones_left_is_cleared_and_the_old_gallery_is_back(tmp_path):
     assert set(tmp_path.glob("*gallery*")) - {tmp_path / ".gallery.lock"} == {made.folder}
 
 
-@pytest.mark.parametrize("what", ["a file", "a folder"])
+@pytest.mark.parametrize("what", ["a file", "a folder", "a gallery with more", "another's"])
 def test_what_is_no_gallery_is_not_replaced(tmp_path, what):
     target = tmp_path / "gallery"
     if what == "a file":
         target.write_text("mine")
+    elif what == "a gallery with more":
+        gallery(tmp_path, row(1))
+        (target / "data" / "notes.txt").write_text("mine")
+    elif what == "another's":
+        (target / "data").mkdir(parents=True)
+        (target / "data" / "index.js").write_text("mine")
     else:
         target.mkdir()
         (target / "mine").write_text("mine")
@@ -201,7 +207,8 @@ def test_what_is_no_gallery_is_not_replaced(tmp_path, what):
         gallery(tmp_path, row(1))
     assert caught.value.message == f"`{target}` is there already, and no gallery"
     assert caught.value.hint == "Choose another folder with `-o`"
-    assert target.is_file() or (target / "mine").read_text() == "mine"
+    kept = [path for path in (target, *target.rglob("*")) if path.is_file()]
+    assert "mine" in {path.read_text() for path in kept}
 
 
 def test_a_second_writer_is_refused(tmp_path):

@@ -126,7 +126,8 @@ def test_another_question_is_refused_or_added(run: Path, config: Config, said: s
     assert "--add" in str(caught.value.hint)
     assert states(run) == {"pending": 2, "skipped": 1}
     with begun(run, config, add=True) as (_, feed):
-        assert [len(job.questions) for job in feed.take(9)] == [1 + len(config.asks)] * 2
+        own = (config.model_digest == CONFIG.model_digest) + len(config.asks)
+        assert [len(job.questions) for job in feed.take(9)] == [own] * (2 if own else 0)
     twice = 1 + len(config.asks)
     assert states(run) == {"pending": 2 * twice, "skipped": twice}
     with begun(run, config):
@@ -217,6 +218,17 @@ def test_what_is_given_back_is_handed_out_again(run: Path) -> None:
         assert feed.take(9) == []
         assert feed.wait() is not None
         feed.settle(answer(second))
+
+
+def test_what_one_model_has_begun_with_is_asked_of_no_other(run: Path) -> None:
+    other = Config("other", "b" * 64, (DESCRIBE,))
+    with begun(run) as (journal, _):
+        journal.add(pictures(3))
+    for config, sample in ((other, None), (other, 9), (CONFIG, None)):
+        with begun(run, config, add=True, sample=sample) as (journal, feed), journal.reading() as r:
+            jobs = feed.take(9)
+            asked = [r.asked(one.id).model_digest for job in jobs for one in job.questions]
+            assert asked == [config.model_digest] * 3
 
 
 def test_a_limit_and_a_sample(run: Path) -> None:

@@ -125,6 +125,8 @@ def batch(
     given = {"temperature": temperature, "seed": seed, "num_predict": max_tokens}
     options = {key: value for key, value in given.items() if value is not None}
     document = None if schema is None else read_schema(schema)
+    if not 0 <= wait < float("inf"):
+        raise UsageProblem(f"`{wait}` is not a number of seconds", hint="Give `--wait 600`, say")
     begun = local.begun_with(run)
     sources, asked = _split(words, prompts, lists, goes_on=begun is not None)
     asks = local.asks(asked, system, options, document)

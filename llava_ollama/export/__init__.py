@@ -87,9 +87,9 @@ def make(name: Format, options: Options) -> Export:
             hint = _APART if options.xmp_full_name else _FULL_NAMES
             return _sidecars(name, options, naming=naming, hint=hint)
         case "jsonl":
-            return Table(name, folder, jsonl.fill)
+            return Table(name, folder, jsonl.fill, jsonl.BEGINS)
         case "csv":
-            return Table(name, folder, csv.fill)
+            return Table(name, folder, csv.fill, csv.BEGINS)
         case "parquet":
             return Parquet(folder)
         case "openai":

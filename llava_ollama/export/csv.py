@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 from llava_ollama.export.interface import Rows
 from llava_ollama.export.jsonl import COLUMNS, columns
 
+BEGINS = b'"path","id","prompt"'
 _ACTS = re.compile("\\s*[=+\\-@\t\r＝＋－＠]")  # noqa: RUF001 - Excel takes the wide ones as well
 """https://owasp.org/www-community/attacks/CSV_Injection; white space before it, to be sure."""
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")

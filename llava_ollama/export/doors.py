@@ -50,21 +50,47 @@ def check_folder(place: Path) -> None:
         raise UsageProblem(f"`{nearest}` is not a folder", hint=_HINT)
 
 
+def check_ours(place: Path, begins: bytes) -> None:
+    """See that a file that is to be replaced is an earlier export, or empty, or a link.
+
+    A link is replaced, and what it leads to stays.
+
+    Raises:
+        UsageProblem: it begins otherwise.
+    """
+    if place.is_symlink():
+        return
+    try:
+        with place.open("rb") as file:
+            found = file.read(len(begins))
+    except OSError:  # there is none, or whoever writes says what is wrong
+        return
+    if found and found != begins:
+        raise UsageProblem(f"`{place}` is there already, and is no such export", hint=_HINT)
+
+
 @dataclass(frozen=True)
 class Table:
-    """Rows in one file of a folder; a file of this name is replaced, as it is an export's."""
+    """Rows in one file of a folder; an earlier export of this name is replaced."""
 
     format: Format
     folder: Path
     fill: Callable[[BinaryIO, Rows], None]
+    begins: bytes
+    """What tells an export from another file of its name."""
 
     def plan(self, rows: Rows) -> None:  # noqa: ARG002 - the seam's signature
-        """See that the folder can be one."""
+        """See that the folder can be one, and has no file of the user's in this place."""
         check_folder(self.folder)
+        check_ours(self._place, self.begins)
+
+    @property
+    def _place(self) -> Path:
+        return self.folder / f"answers.{self.format}"
 
     def write(self, rows: Rows) -> Result:
         """Write the file."""
-        place = self.folder / f"answers.{self.format}"
+        place = self._place
         with writing(place):
             self.folder.mkdir(parents=True, exist_ok=True)
             whole.sweep(self.folder)

@@ -24,6 +24,7 @@ COLUMNS = {
     "model_digest": str,
 }
 """Name → type, the same in `jsonl`, `csv` and `parquet`."""
+BEGINS = b'{"path": "'
 _ENDS_LINES = re.compile("[\x7f-\x9f\u2028\u2029]")
 """What JSON allows in a text, and terminals or `str.splitlines` take for more than text."""
 

@@ -16,10 +16,11 @@ from typing import Any
 
 from llava_ollama import whole
 from llava_ollama.batch.work import Row
-from llava_ollama.export.doors import check_folder, publish, writing
+from llava_ollama.export.doors import check_folder, check_ours, publish, writing
 from llava_ollama.export.interface import Format, Result, Rows
 from llava_ollama.export.jsonl import line
 
+_BEGINS = b'{"id": "batch_req_'
 MOST, LARGEST = 50_000, 200_000_000
 """Requests and bytes of a file: https://platform.openai.com/docs/guides/batch"""
 
@@ -34,8 +35,10 @@ class OpenAI:
     format: Format = "openai"
 
     def plan(self, rows: Rows) -> None:  # noqa: ARG002 - the seam's signature
-        """See that the folder can be one."""
+        """See that the folder can be one, and has no files of the user's in these places."""
         check_folder(self.folder)
+        for place in self.folder.glob("openai-[0-9][0-9][0-9][0-9].jsonl"):
+            check_ours(place, _BEGINS)
 
     def write(self, rows: Rows) -> Result:
         """Write the files, and remove what a longer export had after them."""

@@ -34,7 +34,7 @@ class Parquet:
 
     @property
     def _table(self) -> Table:
-        return Table(self.format, self.folder, _fill)
+        return Table(self.format, self.folder, _fill, b"PAR1")
 
 
 def _fill(file: BinaryIO, rows: Rows) -> None:

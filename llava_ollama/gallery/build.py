@@ -26,6 +26,9 @@ PAGE = "index.html"
 """What a browser opens."""
 _FILES = (PAGE, "gallery.css", "gallery.js")
 _INDEX = "data/index.js"
+_BEGINS = b"gallery.index("
+_SUFFIXES = {".html", ".css", ".js"}
+"""What a gallery consists of."""
 _Shown: TypeAlias = "tuple[list[Row], bytes | None]"
 """All answers about a picture, and its small one."""
 _HALVES = re.compile("[\ud800-\udfff]")
@@ -76,13 +79,23 @@ def build(  # noqa: PLR0913 - a page has its parts
 
 
 def _check(target: Path) -> None:
-    """Refuse to replace what is no gallery."""
-    if not target.exists() or (target / _INDEX).is_file():
+    """Refuse to replace what is no gallery, or one in which somebody keeps other files."""
+    if not target.exists() or (target.is_dir() and _is_ours(target)):
         return
     if not target.is_dir() or any(target.iterdir()):
         raise UsageProblem(
             f"`{target}` is there already, and no gallery", hint="Choose another folder with `-o`"
         )
+
+
+def _is_ours(folder: Path) -> bool:
+    try:
+        with (folder / _INDEX).open("rb") as file:
+            begun = file.read(len(_BEGINS)) == _BEGINS
+    except OSError:
+        return False
+    files = (path for path in folder.rglob("*") if not path.is_dir())
+    return begun and all(path.suffix in _SUFFIXES for path in files)
 
 
 @contextmanager

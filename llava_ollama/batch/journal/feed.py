@@ -24,7 +24,7 @@ from llava_ollama.batch.journal.config import Asked
 from llava_ollama.batch.journal.database import CODE, door, translated
 from llava_ollama.batch.journal.filling import Filling
 from llava_ollama.batch.journal.leases import Lease
-from llava_ollama.batch.work import SUSPECT, Item, Job, Outcome, Question, Seen
+from llava_ollama.batch.work import PREPARATION, SUSPECT, Item, Job, Outcome, Question, Seen
 
 if TYPE_CHECKING:
     from llava_ollama.batch.journal.journal import Journal
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 _SOON = 0.05
 """Seconds until it is worth asking again while a source is read or a write is on its way."""
 _COLUMNS = """a.item, a.ask, a.attempts, a.retry_at, i.path, i.custom_id, i.offset, i.crashes
-    FROM answer a JOIN item i ON i.id = a.item WHERE a.state < 2 AND"""
+    FROM answer a JOIN item i ON i.id = a.item WHERE a.state < 2
+    AND (SELECT model_digest = ? AND preparation = ? FROM ask WHERE id = a.ask) AND"""
 _PAGE = f"SELECT {_COLUMNS} a.item > ? ORDER BY a.item, a.ask"
 _ONE = f"SELECT {_COLUMNS} a.item = ? ORDER BY a.ask"
 _SAME = """SELECT a.item, a.ask, a.text, a.finish, h.url, a.copied_from
@@ -53,6 +54,8 @@ class JournalFeed:
     ) -> None:
         """Hand out at most `limit` pictures, or `sample` drawn from all that are unfinished."""
         self._journal = journal
+        self._own = (journal.config.model_digest, PREPARATION)
+        """What a question must be of: one that another model has begun with waits for that one."""
         self._db = journal.connect()
         self._view = journal.reading()
         self._asked = lru_cache(1024)(self._view.asked)
@@ -117,7 +120,7 @@ class JournalFeed:
             if self._sample is not None:
                 return None  # all that was drawn is settled; the others are for another time
             with door(self._journal.path):
-                more = self._db.execute(f"{_PAGE} LIMIT 1", (self._after,)).fetchone()
+                more = self._db.execute(f"{_PAGE} LIMIT 1", (*self._own, self._after)).fetchone()
             return None if more is None else 0.0
 
     def seen(self, seen: Seen) -> None:
@@ -234,7 +237,7 @@ class JournalFeed:
             entry = heapq.heappop(self._again)
             if entry[1] in self._out or entry[1] in self._writing:
                 busy.append(entry)
-            elif job := self._job(self._db.execute(_ONE, (entry[1],)).fetchall()):
+            elif job := self._job(self._db.execute(_ONE, (*self._own, entry[1])).fetchall()):
                 most -= 1
                 yield job
         for entry in busy:
@@ -243,7 +246,7 @@ class JournalFeed:
     def _page(self, most: int) -> list[Job]:
         """Return the next jobs in the order in which pictures were found."""
         jobs: list[Job] = []
-        cursor = self._db.execute(_PAGE, (self._after,))
+        cursor = self._db.execute(_PAGE, (*self._own, self._after))
         for item, rows in groupby(cursor, key=itemgetter(0)):
             self._after = item
             # What was handed out, and again before its page was read, is looked after there.
@@ -278,7 +281,7 @@ class JournalFeed:
         if self.reading or self._again or self._out or self._writing or not self._suspects:
             return []
         self._alone = self._suspects.popleft()
-        job = self._job(self._db.execute(_ONE, (self._alone,)).fetchall())
+        job = self._job(self._db.execute(_ONE, (*self._own, self._alone)).fetchall())
         return [] if job is None else [job]
 
     def _drawn(self, most: int) -> list[Job]:
@@ -286,9 +289,10 @@ class JournalFeed:
         if self.reading or not self._sample:
             return []
         drawn = self._db.execute(
-            "SELECT item FROM (SELECT DISTINCT item FROM answer WHERE state < 2)"
+            "SELECT item FROM (SELECT DISTINCT item FROM answer a WHERE state < 2 AND"
+            " (SELECT model_digest = ? AND preparation = ? FROM ask WHERE id = a.ask))"
             " ORDER BY random() LIMIT ?",
-            (self._sample,),
+            (*self._own, self._sample),
         ).fetchall()
         self._sample = 0
         for (item,) in drawn:
