@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from llava_ollama.batch import run
-from llava_ollama.batch.chunks import ChunkFeed
 from llava_ollama.batch.events import Event, Summary
 from llava_ollama.batch.hosts import Host, OllamaSite
 from llava_ollama.batch.outcomes import Patience
@@ -15,6 +14,7 @@ from llava_ollama.batch.pace import Fixed
 from llava_ollama.batch.run import Manner
 from llava_ollama.batch.work import Ask, Item, Job, Question
 from llava_ollama.tiny import shapes
+from tests.chunks import ChunkFeed
 from tests.drawn import one_shape_pictures
 
 DESCRIBE = Ask("Describe this image", options={"num_predict": 40})

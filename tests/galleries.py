@@ -14,24 +14,14 @@ from PIL import Image
 from llava_ollama.batch.thumbnails import Thumbnails
 from llava_ollama.batch.work import Row
 from llava_ollama.gallery import Gallery, build, scripts
+from tests.rows import PLAIN
 
 HOSTS = ("http://127.0.0.1:11434", "http://10.0.0.7:11434")
-_ROW = Row(
-    item=1,
+_ROW = replace(
+    PLAIN,
     path="/nowhere/0001.jpg",
-    custom_id="",
     sha256=None,
-    width=640,
-    height=480,
-    ask=1,
-    prompt="Describe this image",
-    system=None,
-    structured=False,
-    state="done",
     text="A red square.",
-    finish="stop",
-    error_kind=None,
-    error="",
     tokens=5,
     seconds=0.5,
     host=HOSTS[0],

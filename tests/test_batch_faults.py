@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from llava_ollama.batch.chunks import ChunkFeed
 from llava_ollama.batch.events import Event, HostChanged, Warned
 from llava_ollama.batch.outcomes import EMPTY, Patience
 from llava_ollama.batch.run import Manner
 from llava_ollama.errors import CheckFailed, DaemonUnreachable, LlavaOllamaError, UsageProblem
 from tests.batches import asked, host, jobs
+from tests.chunks import ChunkFeed
 from tests.scripted import (
     BAD,
     BROKEN,

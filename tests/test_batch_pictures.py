@@ -14,13 +14,13 @@ import pytest
 
 from llava_ollama.batch import pictures as reading
 from llava_ollama.batch import run
-from llava_ollama.batch.chunks import ChunkFeed
 from llava_ollama.batch.failures import Blame, Verdict, judge
 from llava_ollama.batch.run import Manner
 from llava_ollama.batch.work import Ask, ErrorKind, Item, State
 from llava_ollama.errors import ImageError
 from llava_ollama.images import Vision
 from tests.batches import DESCRIBE, QUICK, asked, host, jobs
+from tests.chunks import ChunkFeed
 from tests.scripted import CRASH, Heard, Reply, Scripted, colourful, expected, failing, of, says
 
 

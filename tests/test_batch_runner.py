@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from llava_ollama.batch.chunks import ChunkFeed
 from llava_ollama.batch.work import Ask
 from llava_ollama.tiny import shapes
 from tests.batches import DESCRIBE, asked, drawn, host, jobs
+from tests.chunks import ChunkFeed
 from tests.conftest import start
 from tests.daemons.running import RunningDaemon
 from tests.installing import install

@@ -25,7 +25,7 @@ llava_ollama: prompts py.typed quarantine records repair resources results schem
 llava_ollama: settings shown supply swap turns untrusted verify ways whole
 llava_ollama/batch/journal: __init__ changes config database feed filling intake journal
 llava_ollama/batch/journal: leases place reading writer
-llava_ollama/batch: __init__ asking bell breaker canary captioner chunks cluster crew events
+llava_ollama/batch: __init__ asking bell breaker canary captioner cluster crew events
 llava_ollama/batch: failures held hosts keeper levels local nodes outcomes pace pictures relay
 llava_ollama/batch: requests roster run runner sources tally thumbnails watch work
 llava_ollama/cli: __init__ app ask bars batch compare complete completion demo doctor export files

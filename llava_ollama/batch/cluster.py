@@ -30,8 +30,8 @@ from llava_ollama.batch.events import (
     Warned,
     nobody,
 )
-from llava_ollama.batch.journal import Entry, Reading
-from llava_ollama.batch.local import UNKNOWN, Batch, opened
+from llava_ollama.batch.journal import Entry
+from llava_ollama.batch.local import UNKNOWN, Batch, begun_with, opened
 from llava_ollama.batch.nodes import Node, Out
 from llava_ollama.batch.pictures import Thumbnail
 from llava_ollama.batch.relay import Back, Note, Sending
@@ -40,7 +40,6 @@ from llava_ollama.batch.run import GRACE
 from llava_ollama.batch.tally import Tally
 from llava_ollama.batch.thumbnails import thumbnail
 from llava_ollama.batch.work import Feed, Job, Outcome, Question, Seen
-from llava_ollama.errors import UsageProblem
 
 _OFTEN = 1.0
 """Seconds between two words of how the run stands."""
@@ -71,19 +70,11 @@ def describe(
     """
     seat = replace(seat, concurrency=batch.concurrency)
     with Cluster(address, seat, wait=batch.wait, thumbnail=thumbnail, tell=tell) as cluster:
-        digest = cluster.agree(_begun_with(batch.run))
+        begun = begun_with(batch.run)
+        known = begun.model_digest if begun else UNKNOWN
+        digest = cluster.agree(None if known == UNKNOWN else known)
         with opened(batch, digest, entries, tell) as book:
             return cluster.run(book.feed, left=book.left)
-
-
-def _begun_with(run: Path) -> str | None:
-    """Return the digest of the model that a run has asked so far, if it has one."""
-    try:
-        with Reading(run) as reading:
-            digest = reading.config().model_digest
-    except UsageProblem:  # it is new; or it cannot be read, which whoever opens it will say
-        return None
-    return None if digest == UNKNOWN else digest
 
 
 class Cluster:

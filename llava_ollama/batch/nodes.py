@@ -95,4 +95,4 @@ class Node:
         """Return how it does, for whoever watches."""
         level = self.level.level if self.level else 1
         asked = sum(len(out.sent) for out in self.out.values())
-        return HostLevel(self.host or self.name, state, level, asked, self.tally.done)
+        return HostLevel(self.host or self.name, state, level, asked, self.tally.totals.done)

@@ -252,7 +252,7 @@ class Runner:
 
     def _undo(self, outcome: Outcome) -> None:
         self._feed.settle(Outcome(outcome.item, outcome.ask, "pending"))
-        self.tally.done -= 1
+        self.tally.take_back()
 
     def _settle(self, job: Job, outcome: Outcome) -> None:
         self._feed.settle(outcome)

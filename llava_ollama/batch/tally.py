@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from llava_ollama.batch.events import Totals
 from llava_ollama.batch.work import Outcome
@@ -19,32 +19,30 @@ class Tally:
     """Counts outcomes; times are seconds of any clock."""
 
     begun: float
-    done: int = 0
-    failed: int = 0
-    retry: int = 0
-    gone: int = 0
-    copied: int = 0
-    tokens: int = 0
+    totals: Totals = field(default_factory=Totals)
+    """All but the seconds."""
     _steps: deque[tuple[float, int]] = field(default_factory=deque)
 
     def count(self, outcome: Outcome, now: float) -> None:
         """Count one outcome."""
-        match outcome.state:
-            case "done":
-                self.done += 1
-            case "failed":
-                self.failed += 1
-            case "retry":
-                self.retry += 1
-            case _:
-                self.gone += 1
+        state = outcome.state if outcome.state in {"done", "failed", "retry"} else "gone"
         copied = outcome.copied_from is not None
-        self.copied += copied
-        self.tokens += 0 if copied else outcome.tokens
+        self._add(state)
+        if copied:
+            self._add("copied")
+        else:
+            self._add("tokens", outcome.tokens)
         if self._steps and now - self._steps[-1][0] < _STEP:
             self._steps[-1] = (self._steps[-1][0], self._steps[-1][1] + 1)
         else:
             self._steps.append((now, 1))
+
+    def take_back(self) -> None:
+        """Count an answer no longer."""
+        self._add("done", -1)
+
+    def _add(self, name: str, number: int = 1) -> None:
+        self.totals = replace(self.totals, **{name: getattr(self.totals, name) + number})
 
     def rate(self, now: float) -> float:
         """Return the outcomes a second of late."""
@@ -55,12 +53,4 @@ class Tally:
 
     def counts(self, now: float) -> Totals:
         """Return the counts."""
-        return Totals(
-            done=self.done,
-            failed=self.failed,
-            retry=self.retry,
-            gone=self.gone,
-            copied=self.copied,
-            tokens=self.tokens,
-            seconds=now - self.begun,
-        )
+        return replace(self.totals, seconds=now - self.begun)

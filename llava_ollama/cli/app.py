@@ -150,11 +150,7 @@ class App:
         from llava_ollama import inventory
         from llava_ollama.client import Llava
 
-        if sum(map(bool, (name, embedded, server))) > 1:
-            raise UsageProblem(
-                "`--model`, `--embedded` and `--server` exclude each other",
-                hint="Give one of them",
-            )
+        self.check_one(name, embedded, server)
         self.asking = name or embedded or server or ""
         if embedded:
             return self.embedded(*self.named(embedded))
@@ -172,6 +168,14 @@ class App:
 
     def _asking_again(self) -> dict[str, Any]:
         return {"reporter": self.reporter, **({} if self.retry else {"retry_for": 0.0})}
+
+    def check_one(self, model: str | None, embedded: str | None, server: str | None) -> None:
+        """Refuse options that name more than one who is to answer."""
+        if sum(map(bool, (model, embedded, server))) > 1:
+            raise UsageProblem(
+                "`--model`, `--embedded` and `--server` exclude each other",
+                hint="Give one of them",
+            )
 
     def named(self, name: str) -> tuple[str, str | None]:
         """Return the catalog model and the quant that `MODEL[:QUANT]` means.

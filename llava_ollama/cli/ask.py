@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import click
 
 from llava_ollama.cli.app import App
-from llava_ollama.cli.complete import installed, models
+from llava_ollama.cli.complete import installed
 from llava_ollama.cli.frame import command, global_options
-from llava_ollama.cli.question import Question, read_schema
+from llava_ollama.cli.question import Question, model_options, read_schema, without_ollama
 from llava_ollama.errors import UsageProblem
 
 if TYPE_CHECKING:
@@ -40,13 +40,7 @@ _JSON = (
     metavar="N",
     help="End the answer after N tokens.",
 )
-@click.option(
-    "--embedded",
-    metavar="MODEL[:QUANT]",
-    shell_complete=models,
-    help="Run this catalog model here, without Ollama.",
-)
-@click.option("--server", metavar="URL", help="Ask a llama-server instead of Ollama.")
+@without_ollama
 @click.option(
     "--schema", metavar="FILE", type=_PATH, help="Answer with JSON that fits this JSON schema."
 )
@@ -90,8 +84,7 @@ def ask(
         raise UsageProblem(f"the prompt is missing: `{prompt}` is a picture", hint=hint)
     if not pictures:
         raise UsageProblem("there is no picture before the prompt", hint=hint)
-    given = {"temperature": temperature, "seed": seed, "num_predict": max_tokens}
-    options = {key: value for key, value in given.items() if value is not None}
+    options = model_options(temperature, seed, max_tokens)
     wanted = None if schema is None else read_schema(schema)
     question = Question(pictures, prompt, system, options, trusted=trusted, decode=decode)
     app.retry = not no_retry

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import click
 
 from llava_ollama.cli.app import App
-from llava_ollama.cli.complete import installed, models
+from llava_ollama.cli.complete import installed
 from llava_ollama.cli.doctor import SOME_FAILED, examined
 from llava_ollama.cli.frame import command, options_but_host
-from llava_ollama.cli.question import read_schema, standard_input
+from llava_ollama.cli.question import model_options, read_schema, standard_input, without_ollama
 from llava_ollama.errors import CheckFailed, LlavaOllamaError, UsageProblem
 
 if TYPE_CHECKING:
@@ -61,13 +61,7 @@ _MANY = click.IntRange(min=1)
 @click.option("--seed", type=int, help="For the same random choices every time.")
 @click.option("--max-tokens", type=_MANY, metavar="N", help="End an answer after N tokens.")
 @click.option("--schema", metavar="FILE", type=_PATH, help="Answer with JSON that fits this.")
-@click.option(
-    "--embedded",
-    metavar="MODEL[:QUANT]",
-    shell_complete=models,
-    help="Run this catalog model here, without Ollama.",
-)
-@click.option("--server", metavar="URL", help="Ask a llama-server instead of Ollama.")
+@without_ollama
 @click.option(
     "--ray",
     "address",
@@ -122,8 +116,7 @@ def batch(
 
     if run is None:
         raise UsageProblem("`--run` is missing", hint="Name a folder for the run: `-o run1`")
-    given = {"temperature": temperature, "seed": seed, "num_predict": max_tokens}
-    options = {key: value for key, value in given.items() if value is not None}
+    options = model_options(temperature, seed, max_tokens)
     document = None if schema is None else read_schema(schema)
     if not 0 <= wait < float("inf"):
         raise UsageProblem(f"`{wait}` is not a number of seconds", hint="Give `--wait 600`, say")
@@ -273,10 +266,7 @@ def _sites(
     from llava_ollama.in_process import Which
     from llava_ollama.settings import parse_host
 
-    if sum(map(bool, (model, embedded, server))) > 1:
-        raise UsageProblem(
-            "`--model`, `--embedded` and `--server` exclude each other", hint="Give one of them"
-        )
+    app.check_one(model, embedded, server)
     if embedded:
         which = Which(*app.named(embedded))
         return embedded, [hosting.embedded(which, reporter=app.reporter)]

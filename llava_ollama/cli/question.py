@@ -9,8 +9,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+import click
+
 from llava_ollama.cli.app import App
 from llava_ollama.cli.bars import waiting
+from llava_ollama.cli.complete import models
 from llava_ollama.errors import InvalidAnswer, UsageProblem
 
 if TYPE_CHECKING:
@@ -20,6 +23,26 @@ if TYPE_CHECKING:
     from llava_ollama.engine.interface import Answer, Chunk
     from llava_ollama.images import Decode
     from llava_ollama.schema import Schema
+
+
+def without_ollama(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that name somebody else than a daemon who is to answer."""
+    embedded = click.option(
+        "--embedded",
+        metavar="MODEL[:QUANT]",
+        shell_complete=models,
+        help="Run this catalog model here, without Ollama.",
+    )
+    server = click.option("--server", metavar="URL", help="Ask a llama-server instead of Ollama.")
+    return embedded(server(command))
+
+
+def model_options(
+    temperature: float | None, seed: int | None, max_tokens: int | None
+) -> dict[str, float]:
+    """Return the model options that were given, by Ollama's names."""
+    given = {"temperature": temperature, "seed": seed, "num_predict": max_tokens}
+    return {key: value for key, value in given.items() if value is not None}
 
 
 @dataclass(frozen=True)

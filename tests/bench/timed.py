@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llava_ollama.batch import run
-from llava_ollama.batch.chunks import ChunkFeed
 from llava_ollama.batch.hosts import Host, OllamaSite
 from llava_ollama.batch.outcomes import Patience
 from llava_ollama.batch.pace import Level
 from llava_ollama.batch.run import Manner
 from llava_ollama.batch.work import Outcome
 from tests.batches import jobs
+from tests.chunks import ChunkFeed
 from tests.daemons import build
 from tests.daemons.running import RunningDaemon
 from tests.installing import install

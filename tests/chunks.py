@@ -1,4 +1,4 @@
-"""A feed that is a list: jobs in, outcomes out; for an actor of a cluster, and for scripts."""
+"""A feed that is a list: jobs in, outcomes out; the runner is tested and measured with it."""
 
 from __future__ import annotations
 
