@@ -48,7 +48,7 @@ OWNERS = {
     "ray": "batch/crew.py",
     "rich": "cli/bars.py cli/watching.py",
     "sqlite3": "ledger.py batch/journal/ batch/thumbnails.py",
-    "tenacity": "weights/download.py engine/persistent.py",
+    "tenacity": "weights/download.py engine/persistent.py cli/answering.py",
     "xllamacpp": "engine/embedded.py",
     # Where it is read, hidden from an `import ollama` that fails of it, asked for NO_COLOR, and
     # handed on to a daemon.

@@ -116,6 +116,15 @@ def test_no_host_within_the_wait_is_exit_code_3():
 
 
 @pytest.mark.usefixtures("pictures")
+def test_the_daemon_that_knows_which_model_is_ours_is_waited_for():
+    arguments = ("batch", "pictures", PROMPT, "-o", "run", "--host", NOBODY, "--wait")
+    done = call(*arguments, "2", code=3)
+    assert done.stderr.count("waiting for up to 2 seconds\n") == 1
+    assert "Hint: " in done.stderr
+    assert "waiting" not in call(*arguments, "0", code=3).stderr
+
+
+@pytest.mark.usefixtures("pictures")
 def test_a_model_that_does_not_see_is_exit_code_1_with_what_doctor_says(
     monkeypatch: pytest.MonkeyPatch,
 ):

@@ -30,7 +30,7 @@ llava_ollama/batch: failures held hosts keeper levels local nodes outcomes pace 
 llava_ollama/batch: requests roster run runner sources tally thumbnails watch work
 llava_ollama/cli: __init__ app ask bars batch compare complete completion demo doctor export files
 llava_ollama/cli: frame inspect install inventory look output question status verify watching
-llava_ollama/cli: gallery
+llava_ollama/cli: answering gallery
 llava_ollama/engine: __init__ completion connection embedded interface llamacpp ollama
 llava_ollama/engine: persistent
 llava_ollama/export: __init__ csv doors interface jsonl openai outline packet parquet sidecars

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from llava_ollama.cli.answering import Who
 from llava_ollama.cli.app import App
 from llava_ollama.cli.complete import installed
-from llava_ollama.cli.doctor import SOME_FAILED, examined
+from llava_ollama.cli.doctor import SOME_FAILED
 from llava_ollama.cli.frame import command, options_but_host
 from llava_ollama.cli.question import model_options, read_schema, standard_input, without_ollama
-from llava_ollama.errors import CheckFailed, LlavaOllamaError, UsageProblem
+from llava_ollama.errors import UsageProblem
 
 if TYPE_CHECKING:
-    from llava_ollama.batch.events import Listener, Summary
-    from llava_ollama.batch.hosts import Site
     from llava_ollama.batch.local import Batch
     from llava_ollama.batch.sources import Sources
     from llava_ollama.batch.work import Ask
-
-    Describe = Callable[[Batch, Sources, Listener], Summary]
+    from llava_ollama.cli.answering import Describe
 
 _PATH = click.Path(readable=False)
 _RUN = click.Path(path_type=Path)
@@ -126,7 +123,7 @@ def batch(
     if begun is not None:
         model = model or (None if embedded or server else begun.model)
         asks = asks or begun.asks
-    named, describe = _who(app, model, hosts, embedded=embedded, server=server, address=address)
+    named, describe = Who(model, hosts, embedded, server, address).found(app, wait)
     wanted = local.Batch(
         run=run,
         model=named,
@@ -182,106 +179,6 @@ def _sources(
     expanded = [os.path.expanduser(path) for path in paths]  # noqa: PTH111 - as in `_exists`
     named = [standard_input() if name == "-" else name for name in lists]
     return Sources(expanded, lists=named, asks=asks, leave_out=[run])
-
-
-def _who(
-    app: App,
-    model: str | None,
-    hosts: Sequence[str],
-    *,
-    embedded: str | None,
-    server: str | None,
-    address: str | None,
-) -> tuple[str, Describe]:
-    """Return the name of the model, and what has it asked: here, or on the nodes of a cluster."""
-    from llava_ollama.batch import local
-
-    if address is not None:
-        return _on_nodes(app, model, hosts, embedded=embedded, server=server, address=address)
-    named, sites = _sites(app, model, hosts, embedded, server)
-
-    def describe(batch: Batch, sources: Sources, tell: Listener) -> Summary:
-        try:
-            return local.describe(batch, sites, sources, tell=tell)
-        except CheckFailed:
-            if not (embedded or server):
-                _diagnose(app, tell)
-            raise
-
-    return named, describe
-
-
-def _diagnose(app: App, tell: Listener) -> None:
-    """Tell what `doctor` finds where the model does not see."""
-    from llava_ollama.batch.events import Warned
-
-    with suppress(LlavaOllamaError):  # what it found until then is told
-        for finding in examined(app):
-            if finding.status != "ok":
-                tell(Warned(f"{finding.check}: {finding.detail}", finding.fix))
-
-
-def _on_nodes(
-    app: App,
-    model: str | None,
-    hosts: Sequence[str],
-    *,
-    embedded: str | None,
-    server: str | None,
-    address: str,
-) -> tuple[str, Describe]:
-    from llava_ollama import inventory
-    from llava_ollama.batch import cluster
-    from llava_ollama.batch.captioner import Seat
-
-    if server or len(hosts) > 1 or (embedded and (model or hosts)):
-        raise UsageProblem(
-            "with `--ray` each node asks one model of its own",
-            hint="Give `--model`, and `--host` as a node sees it; or `--embedded` alone",
-        )
-    timeout = app.settings.timeout
-    if embedded:
-        app.named(embedded)  # refused here rather than on every node
-        seat = Seat(embedded=embedded, timeout=timeout)
-    else:
-        name = model or inventory.the_only_one(app.daemon, app.catalog, app.records)
-        seat = Seat(name.removesuffix(":latest"), next(iter(hosts), None), timeout=timeout)
-
-    def describe(batch: Batch, sources: Sources, tell: Listener) -> Summary:
-        return cluster.describe(batch, address, seat, sources, tell=tell)
-
-    return embedded or seat.model, describe
-
-
-def _sites(
-    app: App,
-    model: str | None,
-    hosts: Sequence[str],
-    embedded: str | None,
-    server: str | None,
-) -> tuple[str, list[Site]]:
-    """Return the name of the model, and those who are to be asked."""
-    from llava_ollama import inventory
-    from llava_ollama.batch import hosts as hosting
-    from llava_ollama.in_process import Which
-    from llava_ollama.settings import parse_host
-
-    app.check_one(model, embedded, server)
-    if embedded:
-        which = Which(*app.named(embedded))
-        return embedded, [hosting.embedded(which, reporter=app.reporter)]
-    if server:
-        settings = app.settings
-        return server, [hosting.server(server, api_key=settings.api_key, timeout=settings.timeout)]
-    urls = list(dict.fromkeys(parse_host(host, "--host") for host in hosts))
-    if urls and app.host is None:
-        app.host = urls[0]
-    urls = urls or [app.settings.host]
-    name = model or inventory.the_only_one(app.daemon, app.catalog, app.records)
-    name = name.removesuffix(":latest")
-    if model is None:
-        app.out.note(f"asking {name}, the only model of ours that is installed")
-    return name, [hosting.OllamaSite(name, url, timeout=app.settings.timeout) for url in urls]
 
 
 def _describe(app: App, batch: Batch, describe: Describe, sources: Sources) -> None:
