@@ -96,6 +96,24 @@ def test_some_that_fail_are_exit_code_4(pictures: Path):
     with Scripted() as daemon:
         done = call(*line(daemon), code=4)
     assert "Error: 1 of 8 answers have failed\n" in done.stderr
+    told = call("status", "run")
+    assert f"{pictures / 'torn.png'}: " in told.stderr
+    (failure,) = json.loads(call("status", "run", "--json").stdout)["failures"]
+    assert (failure["path"], failure["kind"]) == (str(pictures / "torn.png"), "picture")
+    assert failure["error"] in told.stderr
+
+
+@pytest.mark.usefixtures("pictures")
+def test_what_is_made_of_a_run_that_has_not_ended_says_so():
+    with Scripted() as daemon:
+        call(*line(daemon, "--limit", "2"))
+        exported = call("export", "run", "--format", "jsonl")
+        shown = call("gallery", "run")
+        call(*line(daemon))
+    assert "4 of 7 answers are still to come\n" in exported.stderr
+    assert "4 of 7 answers are still to come\n" in shown.stderr
+    assert json.loads(call("gallery", "run", "--json").stdout)["left"] == 0
+    assert "to come" not in call("export", "run", "--format", "jsonl").stderr
 
 
 @pytest.mark.usefixtures("pictures")

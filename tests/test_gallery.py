@@ -271,7 +271,10 @@ def test_the_command_writes_the_gallery_of_a_run(run):
     done = CliRunner().invoke(main, ["gallery", str(run)])
     page = run / "gallery/index.html"
     assert done.stdout == f"wrote {page}: 1 picture\n"
-    assert done.stderr == "Open that file in a browser, or run the same command with `--open`\n"
+    assert done.stderr == (
+        "1 of 1 answers are still to come\n"
+        "Open that file in a browser, or run the same command with `--open`\n"
+    )
     told = index(run / "gallery")
     assert (told["title"], told["states"]) == ("run1", ["pending"])
     assert (told["base"], told["up"]) == (str(run.parent), "../../")
@@ -285,6 +288,7 @@ def test_the_command_has_json_and_another_place(run, tmp_path):
         "folder": folder,
         "page": f"{folder}/index.html",
         "pictures": 1,
+        "left": 1,
     }
 
 

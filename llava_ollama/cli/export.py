@@ -10,6 +10,7 @@ import click
 from llava_ollama.cli.app import App
 from llava_ollama.cli.doctor import SOME_FAILED
 from llava_ollama.cli.frame import command, global_options
+from llava_ollama.cli.watching import tell_of_the_rest
 from llava_ollama.export.interface import Existing, Format, Result
 
 _PATH = click.Path(path_type=Path, readable=False)
@@ -18,7 +19,8 @@ _PATH = click.Path(path_type=Path, readable=False)
 @command(
     "export",
     epilog="JSON: {exports: [{format, files, written, skipped, appended, unchanged, failed, "
-    "problems: [{path, what}]}]}; counts are of files, and problems the first hundred.",
+    "problems: [{path, what}]}], left}; counts are of files, problems the first hundred, and left "
+    "the answers that are still to come.",
 )
 @click.argument("run", type=_PATH)
 @click.option(
@@ -79,18 +81,21 @@ def export(
 
     app = ctx.ensure_object(App)
     with Reading(run) as reading:
+        counts = reading.counts()
         options = Options(
             run,
             output,
             existing,
             xmp_full_name=xmp_name == "full",
             prompt=prompt,
-            total=reading.counts().total,
+            total=counts.total,
         )
         results = write(reading.rows, formats, options, app.reporter)
-    app.out.result({"exports": results}, "\n".join(map(_line, results)))
+    data = {"exports": results, "left": counts.unfinished}
+    app.out.result(data, "\n".join(map(_line, results)))
     for result in results:
         _tell(app, result)
+    tell_of_the_rest(app.out, counts)
     if any(result.failed for result in results):
         ctx.exit(SOME_FAILED)
 

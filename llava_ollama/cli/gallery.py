@@ -8,11 +8,12 @@ import click
 
 from llava_ollama.cli.app import App
 from llava_ollama.cli.frame import command, global_options
+from llava_ollama.cli.watching import tell_of_the_rest
 
 _PATH = click.Path(path_type=Path, readable=False)
 
 
-@command(epilog="JSON: {folder, page, pictures}.")
+@command(epilog="JSON: {folder, page, pictures, left}; left are answers still to come.")
 @click.argument("run", type=_PATH)
 @click.option("-o", "--output", type=_PATH, help="The folder.  [default: RUN/gallery]")
 @click.option("--open", "opened", is_flag=True, help="Open it in the browser.")
@@ -31,19 +32,26 @@ def gallery(app: App, run: Path, output: Path | None, *, opened: bool) -> None:
 
     base = run.absolute().parent if output is None else None
     with Reading(run) as journal, Thumbnails(journal.folder) as small:
+        counts = journal.counts()
         made = room.build(
             journal.rows(),
             small,
             output or run / "gallery",
             title=run.absolute().name,
             base=base,
-            total=journal.counts().pictures,
+            total=counts.pictures,
             reporter=app.reporter,
         )
     app.out.result(
-        {"folder": made.folder, "page": made.page, "pictures": made.pictures},
+        {
+            "folder": made.folder,
+            "page": made.page,
+            "pictures": made.pictures,
+            "left": counts.unfinished,
+        },
         f"wrote {made.page}: {made.pictures} {'picture' if made.pictures == 1 else 'pictures'}",
     )
+    tell_of_the_rest(app.out, counts)
     if not opened:
         app.out.note("Open that file in a browser, or run the same command with `--open`")
     elif not _show(made.page):

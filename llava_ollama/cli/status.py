@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,15 +15,18 @@ from llava_ollama.cli.watching import span
 
 if TYPE_CHECKING:
     from llava_ollama.batch.journal import Config, Counts
+    from llava_ollama.batch.work import Row
 
 RUN = click.Path(path_type=Path)
+_TOLD, _LISTED = 10, 100
+"""Failures that are shown, and those in JSON."""
 
 
 @command(
     epilog="JSON: {run, under_way, model, model_digest, prompts, pictures, states: {pending, done, "
     "failed, retry, skipped, gone}, errors: {kind: count}, truncated, tokens, seconds, "
     "hosts: [{url, answers, tokens, seconds, level, tokens_per_s}], rate, sending, "
-    "seconds_left}."
+    "seconds_left, failures: [{path, id, prompt, kind, error}]}; failures are the first hundred."
 )
 @click.argument("run", type=RUN)
 @global_options
@@ -36,6 +40,7 @@ def status(app: App, run: Path) -> None:
 
     with Reading(run) as reading:
         config, counts = reading.config(), reading.counts()
+        failures = reading.failures(_LISTED) if counts.states["failed"] else []
     under_way = place.under_way(run)
     data = {
         "run": str(run),
@@ -45,8 +50,19 @@ def status(app: App, run: Path) -> None:
         "prompts": [ask.prompt for ask in config.asks],
         **dataclasses.asdict(counts),
         "seconds_left": counts.seconds_left if under_way else None,
+        "failures": [
+            {
+                "path": row.path,
+                "id": row.custom_id,
+                "prompt": row.prompt,
+                "kind": row.error_kind,
+                "error": row.error,
+            }
+            for row in failures
+        ],
     }
     app.out.result(data, _text(app, config, counts, under_way=under_way))
+    _tell(app, run, failures, counts.states["failed"])
 
 
 def _text(app: App, config: Config, counts: Counts, *, under_way: bool) -> str:
@@ -69,3 +85,15 @@ def _text(app: App, config: Config, counts: Counts, *, under_way: bool) -> str:
         level = f", {host.level} at a time" if host.level else ""
         rows.append([host.url, f"{host.answers:,} answers, {host.tokens:,} tokens{level}"])
     return app.out.table(rows[0], rows[1:])
+
+
+def _tell(app: App, run: Path, failures: Sequence[Row], failed: int) -> None:
+    if app.out.json:
+        return
+    for row in failures[:_TOLD]:
+        which = f" ({row.custom_id})" if row.custom_id else ""
+        app.out.note(f"{row.path}{which}: {row.error}")
+    if failed > _TOLD:
+        app.out.note(
+            f"and {failed - _TOLD:,} more: `llava-ollama export {run} --format csv` has all"
+        )

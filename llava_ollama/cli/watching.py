@@ -194,6 +194,12 @@ def _remarks(counts: Counts, found: Found) -> Iterator[str]:
         yield f"{found.hidden:,} hidden files and folders were passed by"
 
 
+def tell_of_the_rest(out: Output, counts: Counts) -> None:
+    """Say of what is made from a run that has not ended how much it lacks."""
+    if counts.unfinished:
+        out.note(f"{counts.unfinished:,} of {counts.total:,} answers are still to come")
+
+
 def span(seconds: float) -> str:
     """Return a time for people, such as `3 h 20 min`."""
     left = round(seconds)

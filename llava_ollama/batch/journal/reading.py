@@ -18,10 +18,12 @@ from llava_ollama.batch.work import ErrorKind, Row, State
 _PAGE = 1000
 _ASKS = 1024
 """Rows a page, and questions that are kept: with one for each picture there are many."""
-_ROWS = """SELECT a.item, i.path, i.custom_id, i.sha256, i.width, i.height, a.ask, a.state, a.text,
-    a.finish, a.error_kind, a.error, a.tokens, a.seconds, h.url
+_COLUMNS = """SELECT a.item, i.path, i.custom_id, i.sha256, i.width, i.height, a.ask, a.state,
+    a.text, a.finish, a.error_kind, a.error, a.tokens, a.seconds, h.url
     FROM answer a JOIN item i ON i.id = a.item LEFT JOIN host h ON h.id = a.host
-    WHERE (a.item, a.ask) > (?, ?) ORDER BY a.item, a.ask LIMIT ?"""
+    WHERE"""
+_ROWS = f"{_COLUMNS} (a.item, a.ask) > (?, ?) ORDER BY a.item, a.ask LIMIT ?"
+_FAILURES = f"{_COLUMNS} a.state = {CODE['failed']} ORDER BY a.item, a.ask LIMIT ?"
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,11 @@ class Reading:
             if len(page) < _PAGE:
                 return
             after = (page[-1][0], page[-1][6])
+
+    def failures(self, most: int) -> list[Row]:
+        """Return the first answers that failed; without an index, since few ask for them."""
+        with database.door(self.path):
+            return [*map(self._row, self._db.execute(_FAILURES, (most,)).fetchall())]
 
     def _row(self, row: tuple[Any, ...]) -> Row:
         item, path, custom_id, sha256, width, height, ask, state, text, *rest = row
