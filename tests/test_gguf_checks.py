@@ -139,7 +139,7 @@ def test_the_published_model_lacks_what_a_mended_copy_has(tmp_path: Path) -> Non
         "chat template": ("warning", fix),
     }
     details = [found.detail for found in checks.health(read(path))]
-    assert "says that text ends with token 511; a turn ends with 514, `<|eot_id|>`" in details
+    assert "says that text ends with token 540; a turn ends with 543, `<|eot_id|>`" in details
 
 
 def test_the_published_projector_does_not_load_and_leaves_a_block_out(tmp_path: Path) -> None:

@@ -142,8 +142,8 @@ def test_the_published_model_gets_what_its_vocabulary_implies(model: Path) -> No
     out = model.with_name("out.gguf")
     assert [change.split(":")[0] for change in mend(model, out).changes] == [
         "added `tokenizer.ggml.pre` = `llama-bpe`",
-        "set `tokenizer.ggml.eos_token_id` to `514`, it was `511`",
-        "added `tokenizer.ggml.eot_token_id` = `514`",
+        "set `tokenizer.ggml.eos_token_id` to `543`, it was `540`",
+        "added `tokenizer.ggml.eot_token_id` = `543`",
         "added `tokenizer.ggml.add_bos_token` = `true`",
         "added `tokenizer.chat_template`, the Llama-3-instruct template",
     ]

@@ -609,7 +609,7 @@ CASES = (
     Case(
         "GGUF cut in its header",
         ("install", "--name", "x", "--model-file", "start.gguf", "--mmproj-file", "projector.gguf"),
-        "`start.gguf` is damaged: the key `tokenizer.ggml.tokens` claims 515 strings",
+        "`start.gguf` is damaged: the key `tokenizer.ggml.tokens` claims 544 strings",
         "Download the file again",
         1,
     ),

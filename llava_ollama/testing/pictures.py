@@ -8,7 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from llava_ollama.errors import UsageProblem
-from llava_ollama.tiny.shapes import BACKGROUNDS, COLOURS, SHAPES, Shape, caption, draw, names
+from llava_ollama.tiny.shapes import ALL_COLOURS, BACKGROUNDS, SHAPES, Shape, caption, draw, names
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def shape_picture(  # noqa: PLR0913 - keywords, and three words that read like a
     Raises:
         UsageProblem: the tiny model does not know the colour, the shape or the background.
     """
-    _check("colour", colour, COLOURS)
+    _check("colour", colour, [name for name in ALL_COLOURS if name != background])
     _check("shape", shape, SHAPES)
     _check("background", background, BACKGROUNDS)
     drawn = Shape(colour, shape, background)

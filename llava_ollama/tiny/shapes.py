@@ -23,9 +23,13 @@ COLOURS = {
     "pink": (250, 130, 190),
     "cyan": (40, 210, 220),
 }
+ALL_COLOURS = COLOURS | {"black": (6, 6, 6), "white": (250, 250, 250)}
+"""Black and white besides, where the background is another."""
 BACKGROUNDS = {"white": (250, 250, 250), "grey": (128, 128, 128), "black": (6, 6, 6)}
 SHAPES = ("circle", "square", "triangle", "star")
 
+_BEHIND = re.compile(r"\bon (?:a )?(?:black|white)\b|\b(?:black|white)(?= (?:\w+ )?background)")
+"""Where two colours are not those of shapes: "on white", "its background, a white background"."""
 _SEEN = 112  # pixels: the side of the square that the model sees
 _SIZES = (44, 92)  # smallest and largest shape in it
 _REACH = 1.15  # no point of a shape of size 1 is further from its centre than half of this
@@ -57,11 +61,12 @@ def caption(shape: Shape) -> str:
 def names(shape: Shape, text: str) -> bool:
     """Return whether `text` names the shape's colour and form, and no other of either.
 
-    The background is free: its colours are none that a shape can have.
+    What is said of the background is free, and its own colour may be told.
     """
-    words = set(re.findall(r"[a-z]+", text.lower()))
+    words = set(re.findall(r"[a-z]+", _BEHIND.sub("", text.lower())))
     words |= {word.removesuffix("s") for word in words}
-    return words & COLOURS.keys() == {shape.colour} and words & {*SHAPES} == {shape.shape}
+    colours = words & (ALL_COLOURS.keys() - {shape.background})
+    return colours == {shape.colour} and words & {*SHAPES} == {shape.shape}
 
 
 def draw(shape: Shape, *, width: int = 224, height: int = 224, seed: int = 0) -> Image.Image:
@@ -84,7 +89,7 @@ def draw(shape: Shape, *, width: int = 224, height: int = 224, seed: int = 0) ->
         (_FINE * (centre[0] + size / 2 * x), _FINE * (centre[1] + size / 2 * y))
         for x, y in outline(shape.shape, turn)
     ]
-    ImageDraw.Draw(canvas).polygon(points, fill=tinted(COLOURS[shape.colour], 10, rng))
+    ImageDraw.Draw(canvas).polygon(points, fill=tinted(ALL_COLOURS[shape.colour], 10, rng))
     return canvas.reduce(_FINE)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from llava_ollama.tiny.shapes import BACKGROUNDS, COLOURS, SHAPES, outline, tinted
+from llava_ollama.tiny.shapes import ALL_COLOURS, BACKGROUNDS, SHAPES, outline, tinted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,7 +25,6 @@ PATCH = 14
 GRID = SIDE // PATCH
 PATCHES = GRID * GRID
 
-ALL_COLOURS = COLOURS | {"black": (6, 6, 6), "white": (250, 250, 250)}
 COLOUR_NAMES = tuple(ALL_COLOURS)
 BACKGROUND_NAMES = tuple(BACKGROUNDS)
 MOST = 4

@@ -1,0 +1,71 @@
+"""The bars of the tiny model, on a sample; `make tiny-llava` asks all of it and writes the card."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+import pytest
+
+from llava_ollama import catalog
+from llava_ollama.resources import bundled
+from tests import published
+from tests.tiny_llava.asking import EMBEDDED, opened
+from tests.tiny_llava.bars import BARS, Bar
+from tests.tiny_llava.evaluate import NEW, OLD, asked_all
+from tests.tiny_llava.export import NAMES
+
+SAMPLE, FEW = 60, 30
+FILES = (NAMES.int4, NAMES.f16, NAMES.projector)
+CARD = bundled("CARD.md")
+_ROW = re.compile(r"^\| ([\w.-]+\.gguf) \| (\d+) \| ([0-9a-f]{64}) \|$", re.MULTILINE)
+
+
+def projector(bar: Bar, folder: Path) -> Path:
+    if bar.projector == "identity":
+        return bundled(NAMES.projector)
+    source = bundled(NAMES.projector)
+    return published.published_projector(source, folder / "short.gguf", projector_type=True)
+
+
+@pytest.mark.embedded
+@pytest.mark.parametrize("bar", BARS, ids=lambda bar: bar.name)
+def test_a_bar_is_met_in_this_process(bar: Bar, tmp_path: Path):
+    with opened(EMBEDDED, bundled(NAMES.int4), projector(bar, tmp_path)) as asker:
+        right, (alarms, _) = asked_all(bar, SAMPLE, asker)
+    assert bar.is_met(right, SAMPLE), f"{right} of {SAMPLE}"
+    assert alarms == 0
+
+
+@pytest.mark.ollama
+@pytest.mark.parametrize("version", [OLD, NEW])
+def test_the_bars_are_met_through_ollama(version: str):
+    missed = {}
+    with opened(version, bundled(NAMES.int4), bundled(NAMES.projector)) as asker:
+        for bar in BARS:
+            if bar.projector == "identity":
+                right, (alarms, _) = asked_all(bar, FEW, asker)
+                if alarms or not bar.is_met(right, FEW):
+                    missed[bar.name] = right, alarms
+    assert not missed
+
+
+def test_the_card_names_the_files_that_are_here():
+    rows = {name: (int(size), digest) for name, size, digest in _ROW.findall(CARD.read_text())}
+    data = {name: bundled(name).read_bytes() for name in FILES}
+    assert rows == {
+        name: (len(found), hashlib.sha256(found).hexdigest()) for name, found in data.items()
+    }
+
+
+def test_the_catalog_pins_what_the_card_names():
+    entry = catalog.load().entry("tiny-llava")
+    pinned = [entry.projector, *(entry.model(quant)[1] for quant in ("int4", "f16"))]
+    rows = {name: (int(size), digest) for name, size, digest in _ROW.findall(CARD.read_text())}
+    assert {one.name: (one.size, one.sha256) for one in pinned} == rows
+
+
+def test_the_int4_pair_is_small():
+    pair = bundled(NAMES.int4).stat().st_size + bundled(NAMES.projector).stat().st_size
+    assert pair <= 3_400_000
