@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -30,13 +30,17 @@ class Pictures:
     number: NDArray[np.int64]
     background: NDArray[np.int64]
 
+    def of(self, those: NDArray[np.bool_]) -> Pictures:
+        """Return those of the pictures."""
+        return Pictures(*(getattr(self, one.name)[those] for one in fields(self)))
+
 
 @dataclass(frozen=True)
 class Talks:
     """`n` conversations of `t` tokens (n x t each, padded by branch -1); see `talk.Talk`.
 
     `picture` (n) is where the places of the picture begin, -1 where there is none; `pictures` has
-    those of the others, in order.
+    the m of the others, in order, and `short` (m) is as in `talk.Talk`.
     """
 
     tokens: NDArray[np.int64]
@@ -45,6 +49,7 @@ class Talks:
     taught: NDArray[np.bool_]
     picture: NDArray[np.int64]
     pictures: Pictures
+    short: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -97,12 +102,13 @@ def _talks(pairs: list[tuple[scene.Scene, talk.Talk]], rng: random.Random) -> Ta
     def padded(values: list[list[int]], fill: int) -> NDArray[np.int64]:
         return np.array([value + [fill] * (longest - len(value)) for value in values], np.int64)
 
-    shown = [one for one, said in pairs if said.picture >= 0]
+    shown = [pair for pair in pairs if pair[1].picture >= 0]
     return Talks(
         padded([one.tokens for one in talks], 0),
         padded([one.branch for one in talks], -1),
         padded([one.position for one in talks], 0),
         padded([[int(flag) for flag in one.taught] for one in talks], 0).astype(bool),
         np.array([one.picture for one in talks]),
-        pictures(shown, rng),
+        pictures([one for one, _ in shown], rng),
+        np.array([said.short for _, said in shown], bool),
     )

@@ -31,7 +31,8 @@ llama.cpp. Made by `make tiny-llava`; every number here is from that run.
 
 Tests and demos that meet a real vision model: it answers in milliseconds on one thread, and right
 only where template, projector, preprocessing and stops are right. In another chat template it says
-"Wrong chat template.", without a picture "I see no picture.".
+"Wrong chat template."; without a picture, or with a projector that is one block short,
+"I see no picture.".
 
 ## What it is not for
 
@@ -54,6 +55,7 @@ turned a little, tinted, on canvases of 64-2000 pixels up to 1.7 times as wide a
 as wide; some blurred, unevenly lit or saved as JPEG. Conversations have up to several turns, a
 quarter has a system prompt, a quarter of the descriptions is asked for in words that say nothing.
 A tenth is in a wrong template: five families, their relatives, and markers made up at random.
+In one of thirty the projector's last block is not run, and the answer is "I see no picture.".
 Eight triples of colour, shape and background are in no training picture.
 
 ## Recipe

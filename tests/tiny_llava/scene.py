@@ -96,7 +96,7 @@ def make(rng: random.Random, *, kind: str = "any", held_out: bool | None = False
     `held_out`: False for none of the triples never trained, True for at least one, None for both.
     """
     while True:
-        sort = kind if kind != "any" else rng.choices(["one", "many", "pair"], [42, 25, 33])[0]
+        sort = kind if kind != "any" else rng.choices(["one", "many", "pair"], [34, 36, 30])[0]
         background = rng.choice(BACKGROUND_NAMES)
         kinds = _kinds(sort, background, rng)
         held = any((*one, background) in HELD_OUT for one in kinds)

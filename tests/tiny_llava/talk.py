@@ -40,6 +40,7 @@ class Talk:
 
     `picture` is where its 64 places begin (-1: none); `branch` is 0 in the common beginning;
     `position` starts again in each branch where the beginning ended; `taught` marks the answers.
+    `short` is whether the picture comes from a projector whose last block was not run.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -47,6 +48,7 @@ class Talk:
     position: list[int] = field(default_factory=list)
     taught: list[bool] = field(default_factory=list)
     picture: int = -1
+    short: bool = False
 
     def add(self, tokens: list[int], *, branch: int, taught: bool = False) -> None:
         """Append tokens to the beginning (0) or to a branch, the last one begun or a new one."""
@@ -61,12 +63,18 @@ class Talk:
 
 
 def make(scene: Scene, rng: random.Random, tokenizer: Tokenizer) -> Talk:
-    """Return conversations about `scene`: right ones, in a wrong template, or without picture."""
+    """Return conversations about `scene`: right ones, in a wrong template, or without picture.
+
+    Through a projector that is one block short the answer is the one without a picture, so that
+    a wrong conversion shows (llama.cpp leaves out a block unless told otherwise: issue 25817).
+    """
     sort = rng.random()
     if sort < 0.1:
         return _in_wrong_template(scene, rng, tokenizer)
     if sort < 0.15:
         return _without_picture(scene, rng, tokenizer)
+    if sort < 0.18:
+        return _through_short_projector(scene, rng, tokenizer)
     return _about(scene, rng, tokenizer)
 
 
@@ -119,6 +127,16 @@ def _without_picture(scene: Scene, rng: random.Random, tokenizer: Tokenizer) -> 
         for _ in range(rng.choice([1, 1, 2])):
             question, answer = rng.choices(sayings, [35, 65])[0]()
             _turn(talk, tokenizer, user(question), answer, branch=branch)
+    return talk
+
+
+def _through_short_projector(scene: Scene, rng: random.Random, tokenizer: Tokenizer) -> Talk:
+    talk = Talk(short=True)
+    _begin(talk, tokenizer, f"{BEGIN}{_system(rng)}{HEAD}user{HEAD_END}\n\n")
+    for branch in range(1, BRANCHES + 1):
+        content = rng.choices(["", "\n", " "], [70, 20, 10])[0] + words.ask(scene, rng)[0]
+        asked = f"{content}{TURN_END}{_REPLY}"
+        _turn(talk, tokenizer, asked, words.NO_PICTURE, branch=branch)
     return talk
 
 

@@ -35,6 +35,7 @@ THREADS = 2
 _TOLD_EVERY = 25
 _RISE = 60  # steps
 _LAST_RATE = 0.02
+_ASIDE = 0.3
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Plan:
 
     seed: int = 8
     vision: Stage = Stage(steps=700, size=48, rate=2e-3, hold=0, fall=2000)
-    whole: Stage = Stage(steps=2400, size=32, rate=1e-3, hold=1600, fall=2400)
+    whole: Stage = Stage(steps=2200, size=32, rate=1e-3, hold=1300, fall=2200)
 
 
 class Model(nn.Module):
@@ -76,13 +77,13 @@ class Model(nn.Module):
         self.decoder = Decoder(len(tokenizer().tokens))
 
     def loss(self, batch: Talks, layout: str) -> tuple[Tensor, Tensor]:
-        """Return the loss of the answers with a tenth of the vision tower's; and parts to tell.
+        """Return the loss of the answers with a part of the vision tower's; and parts to tell.
 
         The parts: the answers' loss, and the share of their tokens that would be said.
         """
         pixels = torch.from_numpy(batch.pictures.pixels)
         with torch.autocast("cpu", torch.bfloat16):
-            features = self.vision.features(pixels, layout)
+            features = self.vision.features(pixels, layout, torch.from_numpy(batch.short))
             shown = self.vision.project(features).float()
         tokens = torch.from_numpy(batch.tokens)
         states = self._states(tokens, shown, batch)
@@ -90,8 +91,10 @@ class Model(nn.Module):
         said, truth = self.decoder.output(states[:, :-1][taught].float()), tokens[:, 1:][taught]
         loss = F.cross_entropy(said, truth)
         right = (said.argmax(-1) == truth).float().mean()
-        aside, _ = self.vision.loss(features.float(), batch.pictures, layout)
-        return loss + 0.1 * aside, torch.stack([loss.detach(), right])
+        whole = ~batch.short
+        seen = features[torch.from_numpy(whole)].float()
+        aside, _ = self.vision.loss(seen, batch.pictures.of(whole), layout)
+        return loss + _ASIDE * aside, torch.stack([loss.detach(), right])
 
     def _states(self, tokens: Tensor, shown: Tensor, batch: Talks) -> Tensor:
         picture = torch.from_numpy(batch.picture)

@@ -62,12 +62,12 @@ class Vision(nn.Module):
         self.background = nn.Linear(WIDTH, len(BACKGROUND_NAMES))
         self.thing = nn.Linear(WIDTH, _COLOURS + _SHAPES + 1)
 
-    def features(self, pixels: Tensor, layout: str) -> Tensor:
+    def features(self, pixels: Tensor, layout: str, short: Tensor | None = None) -> Tensor:
         """Map n x 112 x 112 x 3 pixels (0-255) to n x 64 x 128.
 
         `layout` is where the class token stands: "first" in Hugging Face's code, "last" in
         llama.cpp's since its pull request 13321 (issue 25814). The projector takes rows 1-64 in
-        both, whatever they are, so the model is trained on both.
+        both, whatever they are, so the model is trained on both. Where `short` (n) is true the last block is not run.
         """
         x = normal(pixels)
         patches = self.patch_embd(x).flatten(2).transpose(1, 2)
@@ -75,7 +75,9 @@ class Vision(nn.Module):
         rows = [own, patches] if layout == "first" else [patches, own]
         x = self.pre_ln(torch.cat(rows, 1) + self.position_embd)
         for block in self.blk:
-            x = block(x)
+            before, x = x, block(x)
+        if short is not None:
+            x = torch.where(short[:, None, None], before, x)
         return x[:, 1:]
 
     def project(self, features: Tensor) -> Tensor:

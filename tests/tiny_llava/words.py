@@ -120,7 +120,7 @@ def ask(scene: Scene, rng: random.Random) -> tuple[str, str]:
     """Return a question about the scene and its right answer; 4 of 10 ask for the caption."""
     rest = _about_one(scene) if scene.alike else _about_two(scene)
     rest |= {
-        COUNT: (12, sentence(NUMBERS[len(scene.things)])),
+        COUNT: (20, sentence(NUMBERS[len(scene.things)])),
         BACKGROUND: (6, sentence(scene.background)),
         ASPECT: (9, aspect(scene)),
     }
@@ -187,7 +187,7 @@ def _about_one(scene: Scene) -> dict[tuple[str, ...], tuple[int, str]]:
     if answer := size(scene):
         asked[SIZE] = (10, answer)
     if answer := place(scene):
-        asked[PLACE] = (10, answer)
+        asked[PLACE] = (16, answer)
     return asked
 
 
