@@ -36,6 +36,7 @@ _TOLD_EVERY = 25
 _RISE = 60  # steps
 _LAST_RATE = 0.02
 _ASIDE = 0.3
+"""The share of the vision tower's own loss in the loss of the second stage."""
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,8 @@ class Vision(nn.Module):
 
         `layout` is where the class token stands: "first" in Hugging Face's code, "last" in
         llama.cpp's since its pull request 13321 (issue 25814). The projector takes rows 1-64 in
-        both, whatever they are, so the model is trained on both. Where `short` (n) is true the last block is not run.
+        both, whatever they are, so the model is trained on both. Where `short` (n) is true the
+        last block is not run.
         """
         x = normal(pixels)
         patches = self.patch_embd(x).flatten(2).transpose(1, 2)
