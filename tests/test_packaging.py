@@ -40,7 +40,7 @@ llava_ollama/gguf: __init__ changes checks layout mend reader summary
 llava_ollama/images: __init__ arrays colours pixels signatures small sources square
 llava_ollama/store: __init__ folder manifests search
 llava_ollama/testing: __init__ daemons keeper pictures plugin servers sight
-llava_ollama/tiny: __init__ check demo shapes tiny-llava-f16.gguf tiny-llava-int4.gguf
+llava_ollama/tiny: CARD.md __init__ check demo shapes tiny-llava-f16.gguf tiny-llava-int4.gguf
 llava_ollama/tiny: tiny-llava-mmproj-f16.gguf
 llava_ollama/transfer: __init__ interface link pull sources upload
 llava_ollama/weights: __init__ download hashing hub hub_errors local mended values

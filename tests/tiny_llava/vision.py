@@ -75,11 +75,12 @@ class Vision(nn.Module):
         own = self.class_embd.expand(len(x), 1, WIDTH).to(patches.dtype)
         rows = [own, patches] if layout == "first" else [patches, own]
         x = self.pre_ln(torch.cat(rows, 1) + self.position_embd)
-        for block in self.blk:
-            before, x = x, block(x)
+        for block in self.blk[:-1]:
+            x = block(x)
+        last: Tensor = self.blk[-1](x)
         if short is not None:
-            x = torch.where(short[:, None, None], before, x)
-        return x[:, 1:]
+            last = torch.where(short[:, None, None], x, last)
+        return last[:, 1:]
 
     def project(self, features: Tensor) -> Tensor:
         """Map n x 64 x 128 features to n x 64 x 256 embeddings."""
