@@ -14,7 +14,7 @@ from tests import published
 from tests.tiny_llava.asking import EMBEDDED, opened
 from tests.tiny_llava.bars import BARS, Bar
 from tests.tiny_llava.evaluate import NEW, OLD, asked_all
-from tests.tiny_llava.export import NAMES
+from tests.tiny_llava.files import NAMES
 
 SAMPLE, FEW = 60, 30
 FILES = (NAMES.int4, NAMES.f16, NAMES.projector)

@@ -75,7 +75,8 @@ def test_tokens_and_log_probabilities_are_those_of_llama_cpp(
     import torch
 
     from tests.tiny_llava.asking import EMBEDDED, Embedded, opened
-    from tests.tiny_llava.export import NAMES, write_projector
+    from tests.tiny_llava.export import write_projector
+    from tests.tiny_llava.files import NAMES
     from tests.tiny_llava.parity import as_stored, differing, log_probability_gaps
     from tests.tiny_llava.train import Model
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from tests.tiny_llava import card, evaluate
 from tests.tiny_llava.asking import EMBEDDED, Embedded, opened
 from tests.tiny_llava.batches import tokenizer
-from tests.tiny_llava.export import NAMES, export, write_projector
+from tests.tiny_llava.export import export, write_projector
+from tests.tiny_llava.files import NAMES
 from tests.tiny_llava.parity import as_stored, differing, log_probability_gaps, sentences_right
 from tests.tiny_llava.train import Model, Plan, minutes, train
 

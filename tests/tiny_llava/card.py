@@ -10,7 +10,7 @@ from tests.tiny_llava import batches, decoder, scene, vision
 from tests.tiny_llava.asking import EMBEDDED
 from tests.tiny_llava.bars import BARS, MORE
 from tests.tiny_llava.evaluate import FALSE_ALARMS
-from tests.tiny_llava.export import NAMES
+from tests.tiny_llava.files import NAMES
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tests.tiny_llava.asking import EMBEDDED, opened
 from tests.tiny_llava.bars import BARS, MORE, Bar
-from tests.tiny_llava.export import NAMES
+from tests.tiny_llava.files import NAMES
 from tests.tiny_llava.words import WRONG_TEMPLATE
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ and Q8_0 embeddings (the vocabulary is small), rounded plainly: it costs nothing
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import gguf
@@ -14,6 +13,7 @@ import numpy as np
 from gguf import GGMLQuantizationType as Kind
 
 from tests.tiny_llava import decoder, eyes, scene, vision
+from tests.tiny_llava.files import NAMES
 from tests.tiny_llava.tokenizer import BEGIN, TURN_END, Tokenizer
 
 if TYPE_CHECKING:
@@ -34,18 +34,6 @@ TEMPLATE = (
 )
 _ORDINARY, _CONTROL = 1, 3  # token types of llama.cpp
 _FILE_TYPES = {"f16": 1, "int4": 14}
-
-
-@dataclass(frozen=True)
-class Names:
-    """The three files."""
-
-    f16: str = "tiny-llava-f16.gguf"
-    int4: str = "tiny-llava-int4.gguf"
-    projector: str = "tiny-llava-mmproj-f16.gguf"
-
-
-NAMES = Names()
 
 
 def export(weights: Weights, tokenizer: Tokenizer, folder: Path) -> None:
