@@ -602,7 +602,7 @@ CASES = (
     Case(
         "GGUF truncated",
         ("install", "--name", "x", "--model-file", "cut.gguf", "--mmproj-file", "projector.gguf"),
-        "`cut.gguf` is truncated: its tensors need 1,297,280 bytes, the file has 1,296,280",
+        "`cut.gguf` is truncated: its tensors need 1,313,920 bytes, the file has 1,312,920",
         "Download the file again",
         1,
     ),
