@@ -16,7 +16,9 @@ from llava_ollama.tiny.shapes import Shape
 from tests.drawn import one_shape_pictures
 
 EVERY = [
-    Shape(*parts) for parts in itertools.product(shapes.COLOURS, shapes.SHAPES, shapes.BACKGROUNDS)
+    Shape(*parts)
+    for parts in itertools.product(shapes.ALL_COLOURS, shapes.SHAPES, shapes.BACKGROUNDS)
+    if parts[0] != parts[2]
 ]
 RED_STAR = Shape("red", "star", "grey")
 

@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 
-from tests.tiny_llava.scene import HELD_OUT
-
 pytestmark = [pytest.mark.soak, pytest.mark.tiny]
 
 BREAK_AT = "whole 25"
@@ -90,20 +88,6 @@ def test_tokens_and_log_probabilities_are_those_of_llama_cpp(
         assert differing(1000, asker.client) == []
         gaps = log_probability_gaps(as_stored(model), asker, 10)
     assert sum(gaps) / len(gaps) <= 0.005
-
-
-def test_no_training_picture_has_a_triple_that_is_held_out():
-    import random
-
-    from tests.tiny_llava import scene
-
-    rng = random.Random(3)
-    for _ in range(3000):
-        one = scene.make(rng)
-        assert not {(*kind, one.background) for kind in one.kinds} & HELD_OUT
-        assert all(colour != one.background for colour, _ in one.kinds)
-    held = scene.make(rng, held_out=True)
-    assert {(*kind, held.background) for kind in held.kinds} & HELD_OUT
 
 
 def test_questions_beside_each_other_do_not_see_each_other():

@@ -47,17 +47,18 @@ def shape_picture(  # noqa: PLR0913 - keywords, and three words that read like a
     Raises:
         UsageProblem: the tiny model does not know the colour, the shape or the background.
     """
-    _check("colour", colour, [name for name in ALL_COLOURS if name != background])
-    _check("shape", shape, SHAPES)
     _check("background", background, BACKGROUNDS)
+    others = [name for name in ALL_COLOURS if name != background]
+    _check("colour", colour, others, f" on {background}" if colour == background else "")
+    _check("shape", shape, SHAPES)
     drawn = Shape(colour, shape, background)
     file = io.BytesIO()
     draw(drawn, width=width, height=height, seed=seed).save(file, "png")
     return ShapePicture(drawn, file.getvalue())
 
 
-def _check(what: str, word: str, known: Collection[str]) -> None:
+def _check(what: str, word: str, known: Collection[str], where: str = "") -> None:
     if word not in known:
         raise UsageProblem(
-            f"the tiny model knows no {what} `{word}`", hint=f"It knows {', '.join(known)}"
+            f"the tiny model knows no {what} `{word}`{where}", hint=f"It knows {', '.join(known)}"
         )

@@ -16,7 +16,8 @@ Ask = Callable[[bytes, str], str]
 PROMPT = "Describe this image"
 _SHOWN = (("red", "circle", "white"), ("blue", "square", "black"), ("yellow", "star", "grey"))
 _MEANINGS = {
-    "I see no picture.": "the picture did not reach the model",
+    "I see no picture.": "the picture did not reach the model, or its projector is run one"
+    " block short",
     "Wrong chat template.": "the prompt is not written as Llama-3-instruct",
     "": "there was no answer",
 }

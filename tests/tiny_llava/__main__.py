@@ -54,6 +54,8 @@ def main() -> None:
     )
     if given.into_package:
         _take(given.folder)
+    missed = [one for one in figures if not one.met]
+    tell(f"{len(missed)} bars were missed: {missed}" if missed else "all bars were met")
 
 
 def write_files(model: Model, folder: Path) -> None:

@@ -95,7 +95,9 @@ def _user(text: str) -> tuple[Turn, ...]:
     return (Turn("user", text),)
 
 
-def _described(kind: str, *, held_out: bool | None = False, free: bool = False):
+def _described(
+    kind: str, *, held_out: bool = False, free: bool = False
+) -> Callable[[random.Random], Case]:
     def make(rng: random.Random) -> Case:
         one = scene.make(rng, kind=kind, held_out=held_out)
         asked = words.DESCRIBE[0] if rng.random() < 0.5 else rng.choice(words.DESCRIBE)
@@ -142,7 +144,9 @@ def _anything(rng: random.Random) -> Case:
     return Case(picture(one, rng), _user(asked), truth)
 
 
-def _asked(questions: tuple[str, ...], truth: Callable[[Scene], str], kind: str):
+def _asked(
+    questions: tuple[str, ...], truth: Callable[[Scene], str], kind: str
+) -> Callable[[random.Random], Case]:
     def make(rng: random.Random) -> Case:
         while not truth(one := scene.make(rng, kind=kind)):
             pass

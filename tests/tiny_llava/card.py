@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from tests.tiny_llava import batches, decoder, scene, vision
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from tests.tiny_llava.evaluate import Figure
     from tests.tiny_llava.train import Plan
 
+_LIBRARIES = ("torch", "numpy", "pillow", "xllamacpp")
 FILES = (NAMES.int4, NAMES.f16, NAMES.projector)
 
 _CARD = """\
@@ -30,9 +32,9 @@ llama.cpp. Made by `make tiny-llava`; every number here is from that run.
 ## What it is for
 
 Tests and demos that meet a real vision model: it answers in milliseconds on one thread, and right
-only where template, projector, preprocessing and stops are right. In another chat template it says
-"Wrong chat template."; without a picture, or with a projector that is one block short,
-"I see no picture.".
+only where template, projector, preprocessing and stops are right. In another chat template, or
+where the user's words spell out the marks of one, it says "Wrong chat template."; without a
+picture, or with a projector that is one block short, "I see no picture.".
 
 ## What it is not for
 
@@ -52,7 +54,7 @@ shown for shapes. Sentences that it was not trained on are read as "Describe thi
 
 All of it is drawn by the recipe (tests/tiny_llava): one shape, 2-4 alike or two different ones,
 turned a little, tinted, on canvases of 64-2000 pixels up to 1.7 times as wide as high or as high
-as wide; some blurred, unevenly lit or saved as JPEG. Conversations have up to several turns, a
+as wide; some blurred, unevenly lit or saved as JPEG. Conversations have one or more turns, a
 quarter has a system prompt, a quarter of the descriptions is asked for in words that say nothing.
 A tenth is in a wrong template: five families, their relatives, and markers made up at random.
 In one of thirty the projector's last block is not run, and the answer is "I see no picture.".
@@ -69,7 +71,7 @@ Eight triples of colour, shape and background are in no training picture.
   {whole.size} pictures with up to four questions each, rate {whole.rate}.
 * Muon for the matrices in the blocks (twice the rate), AdamW for the rest; bfloat16; seed {seed}.
 * The schedule counts steps, not time: two runs on one machine give the same bytes.
-* This run took {minutes:.0f} minutes of training on 2 threads.
+* This run took {minutes:.0f} minutes of training on 2 threads, with {versions}.
 
 ## Figures
 
@@ -77,8 +79,11 @@ Eight triples of colour, shape and background are in no training picture.
 
 {parity}
 
+{cost}
+
 Per cent right (or, for the bars with "<=", as many as that at most); "-" was not asked there. Each
-bar has {asked} fresh pictures{old}. A bar that was missed is marked with "(!)".
+bar has {asked} fresh pictures{old}, what has no bar {more}. A bar that was missed is marked with
+"(!)".
 
 ## Files
 
@@ -104,6 +109,7 @@ def write(  # noqa: PLR0913 - keywords, each of them a figure of the run
 ) -> None:
     """Write the card of the files in `folder` to `path`."""
     asked = {one.asked for one in figures if one.name == BARS[0].name}
+    more = max(one.asked for one in figures if one.name == MORE[0].name)
     text = _CARD.format(
         parameters=parameters / 1e6,
         colours=", ".join(scene.COLOUR_NAMES),
@@ -122,12 +128,24 @@ def write(  # noqa: PLR0913 - keywords, each of them a figure of the run
         figures=_table(figures),
         parity=parity,
         asked=max(asked),
+        more=more,
+        cost=_cost(figures),
+        versions=", ".join(f"{name} {version(name)}" for name in _LIBRARIES),
         old=f" ({min(asked)} in the oldest Ollama)" if len(asked) > 1 else "",
         files="\n".join(
             f"| {name} | {size} | {digest} |" for name, size, digest in digests(folder)
         ),
     )
     path.write_text(text, encoding="utf-8")
+
+
+def _cost(figures: list[Figure]) -> str:
+    found = {(one.name, one.place, one.quant): 100 * one.right / one.asked for one in figures}
+    bars = [bar.name for bar in BARS if not bar.most]
+    places = dict.fromkeys(one.place for one in figures)
+    costs = [found[name, at, "f16"] - found[name, at, "int4"] for at in places for name in bars]
+    mean, most = sum(costs) / len(costs), max(costs)
+    return f"int4 costs {mean:.1f} points on average over bars and places, {most:.1f} at most."
 
 
 def digests(folder: Path) -> list[tuple[str, int, str]]:

@@ -96,8 +96,3 @@ def asked_all(bar: Bar, number: int, asker: Asker) -> tuple[int, tuple[int, int]
 def save(figures: list[Figure], path: Path) -> None:
     """Write the figures as JSON."""
     path.write_text(json.dumps([asdict(one) for one in figures], indent=1) + "\n")
-
-
-def load(path: Path) -> list[Figure]:
-    """Read what `save` wrote."""
-    return [Figure(**one) for one in json.loads(path.read_text())]

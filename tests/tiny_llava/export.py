@@ -1,7 +1,7 @@
 """Write the trained model as the GGUF files that Ollama and llama.cpp read.
 
-The int4 model has Q4_K blocks
-and Q8_0 embeddings (the vocabulary is small), rounded plainly: it costs nothing measurable.
+The int4 model has Q4_K blocks and Q8_0 embeddings (the vocabulary is small), rounded plainly; the
+card tells what that costs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TEMPLATE = (
     "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
 )
 _ORDINARY, _CONTROL = 1, 3  # token types of llama.cpp
-_FILE_TYPES = {"f16": 1, "int4": 14}
+_FILE_TYPES = {"f16": 1, "int4": 14}  # llama.cpp's LLAMA_FTYPE_MOSTLY_F16 and _Q4_K_S
 
 
 def export(weights: Weights, tokenizer: Tokenizer, folder: Path) -> None:

@@ -90,17 +90,17 @@ class Scene:
         return len({*self.kinds}) == 1
 
 
-def make(rng: random.Random, *, kind: str = "any", held_out: bool | None = False) -> Scene:
+def make(rng: random.Random, *, kind: str = "any", held_out: bool = False) -> Scene:
     """Return a new scene of `kind`: one, many (2-4 alike), pair (2 different) or any.
 
-    `held_out`: False for none of the triples never trained, True for at least one, None for both.
+    `held_out`: False for none of the triples never trained, True for at least one.
     """
     while True:
         sort = kind if kind != "any" else rng.choices(["one", "many", "pair"], [34, 36, 30])[0]
         background = rng.choice(BACKGROUND_NAMES)
         kinds = _kinds(sort, background, rng)
         held = any((*one, background) in HELD_OUT for one in kinds)
-        if held_out is not None and held != held_out:
+        if held != held_out:
             continue
         canvases = _CANVASES | _LARGE_CANVASES
         canvas = rng.choices([*canvases], [*canvases.values()])[0]

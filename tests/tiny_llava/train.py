@@ -7,10 +7,13 @@ off goes on from its checkpoint as if it had not been.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import random
 import time
 from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +21,9 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812 - PyTorch's own convention
 from torch.utils.data import DataLoader
 
-from tests.tiny_llava import scene
+from llava_ollama.tiny import shapes
+from tests.tiny_llava import batches, decoder, eyes, scene, talk, vision, words, wrong
+from tests.tiny_llava import tokenizer as tokenizing
 from tests.tiny_llava.batches import Batches, Talks, pictures, tokenizer
 from tests.tiny_llava.decoder import Decoder, allowed
 from tests.tiny_llava.scene import PATCHES
@@ -26,7 +31,6 @@ from tests.tiny_llava.vision import Vision
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from torch import Tensor
 
@@ -178,6 +182,16 @@ def minutes(checkpoint: Path) -> float:
     return float(torch.load(checkpoint, weights_only=True)["seconds"]) / 60
 
 
+@cache
+def _recipe() -> str:
+    """Return a digest of all that decides what is learnt: a checkpoint of another is of no use."""
+    sources = (batches, decoder, eyes, scene, shapes, talk, tokenizing, vision, words, wrong)
+    paths = [Path(str(module.__file__)) for module in sources]
+    return hashlib.sha256(
+        b"".join(path.read_bytes() for path in (*paths, Path(__file__)))
+    ).hexdigest()
+
+
 def _vision_loss(model: Model, batch: Any, layout: str) -> tuple[Tensor, Tensor]:
     with torch.autocast("cpu", torch.bfloat16):
         features = model.vision.features(torch.from_numpy(batch.pixels), layout)
@@ -203,7 +217,7 @@ class _Run:
         if not self.checkpoint.exists():
             return False
         kept = torch.load(self.checkpoint, weights_only=True)
-        if kept["plan"] != asdict(self.plan):
+        if (kept["plan"], kept.get("recipe")) != (asdict(self.plan), _recipe()):
             return False
         self.model.load_state_dict(kept["model"])
         self.kept = kept
@@ -236,6 +250,7 @@ class _Run:
         torch.save(
             {
                 "plan": asdict(self.plan),
+                "recipe": _recipe(),
                 "stage": name,
                 "step": step,
                 "seconds": self.kept.get("seconds", 0.0) + time.monotonic() - self.began,

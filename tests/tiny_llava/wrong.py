@@ -28,6 +28,7 @@ TEMPLATES = {
 
 NEVER_TRAINED = ("gemma", "zephyr", "command-r")
 
+_NEVER = [TEMPLATES[name] for name in NEVER_TRAINED]
 _TRAINED = [text for name, text in TEMPLATES.items() if name not in NEVER_TRAINED]
 _L3 = "<|start_header_id|>{}<|end_header_id|>"
 _RELATED = [
@@ -46,11 +47,18 @@ _RELATED = [
 
 
 def template(rng: random.Random) -> str:
-    """Return a wrong template to train on: a family, a relative of one, or made-up markers."""
+    """Return a wrong template to train on: a family, a relative of one, or made-up markers.
+
+    Made-up ones may be near to a family that is never trained, and are none of them.
+    """
     family = rng.random()
     if family < 0.45:
         return rng.choice(_TRAINED)
-    return rng.choice(_RELATED) if family < 0.7 else _made_up(rng)
+    if family < 0.7:
+        return rng.choice(_RELATED)
+    while (made := _made_up(rng)) in _NEVER:
+        pass
+    return made
 
 
 def _made_up(rng: random.Random) -> str:
