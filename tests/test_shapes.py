@@ -114,7 +114,9 @@ def test_edges_are_smooth_and_colours_close_to_their_names(form):
 
 def test_random_shapes_reach_every_combination():
     rng = random.Random(1)
-    assert {shapes.random_shape(rng) for _ in range(2000)} == set(EVERY)
+    assert {shapes.random_shape(rng) for _ in range(2000)} == {
+        shape for shape in EVERY if shape.colour in shapes.COLOURS
+    }
 
 
 def test_fresh_pictures_vary_in_size_and_aspect():

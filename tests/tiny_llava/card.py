@@ -32,9 +32,9 @@ llama.cpp. Made by `make tiny-llava`; every number here is from that run.
 ## What it is for
 
 Tests and demos that meet a real vision model: it answers in milliseconds on one thread, and right
-only where template, projector, preprocessing and stops are right. In another chat template, or
-where the user's words spell out the marks of one, it says "Wrong chat template."; without a
-picture, or with a projector that is one block short, "I see no picture.".
+only where template, projector, preprocessing and stops are right. In another chat template it
+says "Wrong chat template."; without a picture, or with a projector that is one block short,
+"I see no picture.".
 
 ## What it is not for
 
