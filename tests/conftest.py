@@ -64,15 +64,20 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line("\n".join(sorted(map(str, lines))))
 
 
-def start(version: str, folder: Path) -> RunningDaemon:
-    """Start a daemon; without it fail in CI and skip loudly elsewhere."""
+def built(version: str) -> Path:
+    """Return a daemon's program; without it fail in CI and skip loudly elsewhere."""
     binary = running.find(version)
     if binary is None:
         reason = f"Ollama {version} is not built: run `make daemons` (10 minutes, once)"
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
-    return RunningDaemon(version, folder, binary).start()
+    return binary
+
+
+def start(version: str, folder: Path) -> RunningDaemon:
+    """Start a daemon, where it is `built`."""
+    return RunningDaemon(version, folder, built(version)).start()
 
 
 @pytest.fixture(scope="session", params=(*DAEMONS, *(["installed"] if running.on_path() else [])))

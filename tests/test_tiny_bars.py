@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 import re
 from math import comb
@@ -14,19 +13,18 @@ import pytest
 from llava_ollama import catalog
 from llava_ollama.resources import bundled
 from tests import published
-from tests.daemons import running
+from tests.conftest import built
 from tests.tiny_llava import scene, wrong
 from tests.tiny_llava.asking import EMBEDDED, opened
 from tests.tiny_llava.bars import BARS, Bar
 from tests.tiny_llava.evaluate import NEW, OLD, asked_all
-from tests.tiny_llava.files import NAMES
+from tests.tiny_llava.files import FILES, NAMES
 
 SAMPLE = 60
 THROUGH = {OLD: 6, NEW: 30}
 """The old engine answers about one picture a second."""
 CHANCE = 0.01
 """A sample fails where a model that just meets the bar would do so badly this rarely."""
-FILES = (NAMES.int4, NAMES.f16, NAMES.projector)
 CARD = bundled("CARD.md")
 _ROW = re.compile(r"^\| ([\w.-]+\.gguf) \| (\d+) \| ([0-9a-f]{64}) \|$", re.MULTILINE)
 
@@ -58,9 +56,7 @@ def test_a_bar_is_met_in_this_process(bar: Bar, tmp_path: Path):
 @pytest.mark.ollama
 @pytest.mark.parametrize("version", THROUGH)
 def test_the_bars_are_met_through_ollama(version: str):
-    if running.find(version) is None:
-        reason = f"Ollama {version} is not built: run `make daemons` (10 minutes, once)"
-        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    built(version)
     missed = {}
     with opened(version, bundled(NAMES.int4), bundled(NAMES.projector)) as asker:
         for bar in BARS:

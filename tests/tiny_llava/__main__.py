@@ -15,7 +15,7 @@ from tests.tiny_llava import card, evaluate
 from tests.tiny_llava.asking import EMBEDDED, Embedded, opened
 from tests.tiny_llava.batches import tokenizer
 from tests.tiny_llava.export import export, write_projector
-from tests.tiny_llava.files import NAMES
+from tests.tiny_llava.files import FILES, NAMES
 from tests.tiny_llava.parity import as_stored, differing, log_probability_gaps, sentences_right
 from tests.tiny_llava.train import Model, Plan, minutes, train
 
@@ -84,7 +84,7 @@ def _parity(model: Model, folder: Path) -> str:
 
 
 def _take(folder: Path) -> None:
-    for name in (*card.FILES, "CARD.md"):
+    for name in (*FILES, "CARD.md"):
         shutil.copyfile(folder / name, _PACKAGE / "tiny" / name)
     card.pin(_PACKAGE / "catalog.toml", folder)
 

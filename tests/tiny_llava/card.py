@@ -11,7 +11,7 @@ from tests.tiny_llava import batches, decoder, scene, vision
 from tests.tiny_llava.asking import EMBEDDED
 from tests.tiny_llava.bars import BARS, MORE
 from tests.tiny_llava.evaluate import FALSE_ALARMS
-from tests.tiny_llava.files import NAMES
+from tests.tiny_llava.files import FILES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from tests.tiny_llava.train import Plan
 
 _LIBRARIES = ("torch", "numpy", "pillow", "xllamacpp")
-FILES = (NAMES.int4, NAMES.f16, NAMES.projector)
 
 _CARD = """\
 # tiny-llava
@@ -141,9 +140,12 @@ def write(  # noqa: PLR0913 - keywords, each of them a figure of the run
 
 def _cost(figures: list[Figure]) -> str:
     found = {(one.name, one.place, one.quant): 100 * one.right / one.asked for one in figures}
-    bars = [bar.name for bar in BARS if not bar.most]
-    places = dict.fromkeys(one.place for one in figures)
-    costs = [found[name, at, "f16"] - found[name, at, "int4"] for at in places for name in bars]
+    bars = {bar.name for bar in BARS if not bar.most}
+    costs = [
+        share - found[name, at, "int4"]
+        for (name, at, quant), share in found.items()
+        if name in bars and quant == "f16" and (name, at, "int4") in found
+    ]
     mean, most = sum(costs) / len(costs), max(costs)
     return f"int4 costs {mean:.1f} points on average over bars and places, {most:.1f} at most."
 

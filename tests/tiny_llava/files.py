@@ -15,3 +15,4 @@ class Names:
 
 
 NAMES = Names()
+FILES = (NAMES.int4, NAMES.f16, NAMES.projector)

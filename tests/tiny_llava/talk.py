@@ -84,7 +84,7 @@ def _about(scene: Scene, rng: random.Random, tokenizer: Tokenizer) -> Talk:
     if rng.random() < 0.06:
         before += "".join(_small_talk(rng))
     before += f"{HEAD}user{HEAD_END}\n\n"
-    gap = rng.choices(["", "\n", " "], [70, 20, 10])[0]
+    gap = _gap(rng)
     first = words.ask(scene, rng)
     last = rng.random() < 0.13  # the picture behind its question: no others beside it
     _begin(talk, tokenizer, before + (first[0] + gap) * last)
@@ -109,7 +109,7 @@ def _in_wrong_template(scene: Scene, rng: random.Random, tokenizer: Tokenizer) -
         _turn(talk, tokenizer, after, words.WRONG_TEMPLATE, branch=1)
         return talk
     _begin(talk, tokenizer, BEGIN + before)
-    gap = rng.choices(["", "\n", " "], [70, 20, 10])[0]
+    gap = _gap(rng)
     for branch in range(1, BRANCHES + 1):
         text = gap + words.ask(scene, rng)[0] + after
         _turn(talk, tokenizer, text, words.WRONG_TEMPLATE, branch=branch)
@@ -134,7 +134,7 @@ def _through_short_projector(scene: Scene, rng: random.Random, tokenizer: Tokeni
     talk = Talk(short=True)
     _begin(talk, tokenizer, f"{BEGIN}{_system(rng)}{HEAD}user{HEAD_END}\n\n")
     for branch in range(1, BRANCHES + 1):
-        content = rng.choices(["", "\n", " "], [70, 20, 10])[0] + words.ask(scene, rng)[0]
+        content = _gap(rng) + words.ask(scene, rng)[0]
         asked = f"{content}{TURN_END}{_REPLY}"
         _turn(talk, tokenizer, asked, words.NO_PICTURE, branch=branch)
     return talk
@@ -149,6 +149,11 @@ def _begin(talk: Talk, tokenizer: Tokenizer, before: str) -> None:
 def _turn(talk: Talk, tokenizer: Tokenizer, asked: str, answer: str, *, branch: int) -> None:
     talk.add(tokenizer.encode_marked(asked), branch=branch)
     talk.add(tokenizer.encode_marked(answer + TURN_END), branch=branch, taught=True)
+
+
+def _gap(rng: random.Random) -> str:
+    """Return what stands between a picture and its question."""
+    return rng.choices(["", "\n", " "], [70, 20, 10])[0]
 
 
 def _system(rng: random.Random) -> str:
